@@ -1,0 +1,126 @@
+#pragma once
+
+#include "messages/error.hpp"
+#include "messages/exec.hpp"
+#include "messages/session.hpp"
+#include "messages/unique_fd.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace troupe::backends {
+
+/// A descriptor that several owners share; closed with the last of them.
+using shared_fd = std::shared_ptr<const unique_fd>;
+
+/// A program to start, ready for the kernel: nothing in here is looked up or expanded any more
+/// (but `argv[0]` without a slash is searched in the PATH of `env`).
+struct command_spec {
+  std::vector<std::string> argv;
+  std::vector<std::string> env; ///< "NAME=value"
+  std::string cwd;              ///< absolute
+
+  // -- streams: a descriptor that is set is handed to the program as it is; the others are pipes --
+  shared_fd stdin_fd;
+  shared_fd stdout_fd;
+  shared_fd stderr_fd;
+  std::string stdin_data; ///< written to the input pipe, which is then closed; empty: /dev/null
+
+  /// Streamed: output goes to `command_handlers::on_output` as credit allows. Otherwise it is
+  /// collected into `command_exit`.
+  bool streamed = false;
+  /// Streamed: bytes of output that may be delivered before the first `grant`.
+  int64_t credit = 256 * 1024;
+  /// Collected: bytes kept of each stream. What exceeds it is read, dropped and reported.
+  int64_t output_limit = 1024 * 1024;
+  std::optional<std::chrono::nanoseconds> timeout;
+};
+
+/// How a command ended.
+struct command_exit {
+  int32_t exit_code = 0; ///< -N: killed by signal N
+  bool timed_out = false;
+  bool cancelled = false;
+  std::string stdout_data;
+  std::string stderr_data;
+  bool stdout_truncated = false;
+  bool stderr_truncated = false;
+  std::chrono::nanoseconds wall{0};
+};
+
+/// Where a command reports. Both run on the reactor thread and must not block.
+struct command_handlers {
+  /// Exactly once. An error means that the program never ran.
+  std::function<void(result<command_exit>)> on_exit;
+  /// Streamed output, in the order it was read; never after `on_exit`.
+  std::function<void(stream_id, std::vector<char>)> on_output;
+};
+
+using command_id = uint64_t;
+
+/// What a sandbox is made from.
+struct sandbox_config {
+  std::string session_id;
+  /// A private directory of this session (mode 0700), made by `open` and removed by `remove`.
+  std::string private_dir;
+  /// The workspace root; made by `open` if missing.
+  std::string workspace_root;
+  /// Whether `workspace_root` lies inside `private_dir` and goes with it.
+  bool root_owned = true;
+  /// Names of host environment variables that commands may see.
+  std::vector<std::string> env_allowlist;
+};
+
+using wall = session_wall;
+
+/// One live sandbox. Calls come from any thread; those marked (blocks) belong on the I/O pool.
+/// The destructor kills whatever still runs in it, without waiting.
+class sandbox {
+public:
+  virtual ~sandbox() = default;
+
+  /// (blocks) Makes what the sandbox needs. May be called again after `shutdown`.
+  virtual result<void> open() = 0;
+
+  /// The workspace root; empty before `open`. After the tree was swapped: see `reopen_root`.
+  virtual shared_fd root() const = 0;
+
+  /// (blocks) Opens the workspace root anew, after a restore has put another directory in its
+  /// place.
+  virtual result<void> reopen_root() = 0;
+
+  /// The argument vector, directory and environment that `request` means here. `environment` is the
+  /// manifest's, resolved. Refuses what this backend cannot do (a user, say).
+  virtual result<command_spec>
+  prepare(const exec_request& request,
+          const std::vector<std::pair<std::string, std::string>>& environment) const = 0;
+
+  /// Starts a command. `on_exit` comes also when it cannot be started.
+  virtual command_id exec(command_spec spec, command_handlers handlers) = 0;
+
+  /// Lets a streamed command deliver `bytes` more.
+  virtual void grant(command_id id, int64_t bytes) = 0;
+
+  /// Kills a command with its whole process tree; `on_exit` reports `cancelled`.
+  virtual void cancel(command_id id) = 0;
+
+  /// Kills everything that was ever started here and is still alive; `done` runs on the reactor
+  /// thread once all of it is gone. The workspace stays.
+  virtual void shutdown(std::function<void()> done) = 0;
+
+  /// (blocks) Removes the private directory, and with it an owned workspace. Idempotent.
+  virtual result<void> remove() = 0;
+
+  /// What the sandbox uses now.
+  virtual session_usage usage() const = 0;
+
+  /// The walls around it, for the session record.
+  virtual std::vector<wall> walls() const = 0;
+};
+
+} // namespace troupe::backends

@@ -1,0 +1,65 @@
+#include "backends/runtime.hpp"
+
+#include "backends/unix_local/unix_local.hpp"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace troupe::backends {
+
+namespace {
+
+/// How long an ended orphan may hold its pid.
+constexpr std::chrono::seconds reap_interval{1};
+
+/// Before any member is made: the spawner copies what is ignored, and wants low descriptors.
+cgroup_tree prepare_process(const runtime::options& opts) {
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL); // ignored by whoever started us, it would take the exit codes away
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
+  return opts.cgroups ? cgroup_tree{opts.instance} : cgroup_tree{};
+}
+
+} // namespace
+
+runtime::runtime(options opts)
+  : cgroups_(prepare_process(opts)), kills_({.name = "killer", .threads = 2}) {
+  reactor_.post([this] { reap_regularly(); });
+}
+
+runtime::~runtime() {
+  // What these run last still posts to the reactor.
+  kills_.stop();
+  spawner_.stop();
+}
+
+runner_services runtime::services() {
+  return {reactor_, spawner_, kills_, cgroups_.available() ? nullptr : &sessions_};
+}
+
+void runtime::reap_regularly() {
+  spawner_.reap_orphans();
+  reactor_.at(reactor::clock::now() + reap_interval, [this] { reap_regularly(); });
+}
+
+result<std::unique_ptr<sandbox>> runtime::make_sandbox(backend_kind kind, sandbox_config config) {
+  if (kind == backend_kind::unix_local)
+    return std::make_unique<unix_local_sandbox>(services(), cgroups_, std::move(config));
+  auto name = std::string{to_string(kind)};
+  return unexpected{make_error(errc::backend_unavailable, op::create,
+                               "this build does not have the backend " + name)
+                      .with("backend", name)};
+}
+
+} // namespace troupe::backends
