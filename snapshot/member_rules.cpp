@@ -1,0 +1,62 @@
+#include "snapshot/member_rules.hpp"
+
+#include <algorithm>
+
+namespace troupe::snapshot {
+
+namespace {
+
+bool has_windows_drive(std::string_view name) {
+  return name.size() > 1 && name[1] == ':'
+         && ((name[0] >= 'a' && name[0] <= 'z') || (name[0] >= 'A' && name[0] <= 'Z'));
+}
+
+/// Joins all components but empty ones and "."; false if there is a "..".
+bool normalize(std::string_view name, std::string& path) {
+  while (!name.empty()) {
+    auto end = std::min(name.find('/'), name.size());
+    auto part = name.substr(0, end);
+    name.remove_prefix(std::min(end + 1, name.size()));
+    if (part == "..")
+      return false;
+    if (!part.empty() && part != ".")
+      path.append(path.empty() ? "" : "/").append(part);
+  }
+  return true;
+}
+
+std::string_view root_violation(member_kind kind) {
+  switch (kind) {
+    case member_kind::directory: return {};
+    case member_kind::symlink: return "archive root symlink";
+    case member_kind::hard_link: return "archive root hardlink";
+    default: return "archive root member must be directory";
+  }
+}
+
+} // namespace
+
+checked_member check_member(const tar_member& member, name_policy policy) {
+  std::string_view name = member.name;
+  checked_member checked;
+  if (policy == name_policy::portable && has_windows_drive(name))
+    checked.violation = "windows drive path";
+  else if (policy == name_policy::portable && name.find('\\') != name.npos)
+    checked.violation = "windows path separator";
+  else if (name.starts_with('/'))
+    checked.violation = "absolute path";
+  else if (!normalize(name, checked.path))
+    checked.violation = "parent traversal";
+  else if (checked.path.empty())
+    checked.violation = root_violation(member.kind);
+  else if (member.kind == member_kind::other)
+    checked.violation = "unsupported member type";
+  return checked;
+}
+
+std::string hard_link_path(std::string_view target) {
+  std::string path;
+  return !target.starts_with('/') && normalize(target, path) ? path : std::string{};
+}
+
+} // namespace troupe::snapshot

@@ -1,0 +1,99 @@
+#pragma once
+
+#include "messages/error.hpp"
+#include "messages/snapshot.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+namespace troupe::snapshot {
+
+/// Reports how far a job has come: files and bytes so far. Called on the job's own thread, at most
+/// some ten times a second.
+using progress = std::function<void(uint64_t files, uint64_t bytes)>;
+
+/// What to put into a snapshot.
+struct persist_request {
+  snapshot_ref ref;
+  std::string session_id;
+  std::string tenant;
+  int root_fd = -1; ///< the workspace root
+  /// Workspace-relative paths that are left out, with all below them; matched by whole components,
+  /// anchored at the root.
+  std::vector<std::string> skip;
+  /// SHA-256 of the canonical manifest; part of the fingerprint.
+  std::string manifest_digest;
+};
+
+/// Where to put a snapshot back.
+struct restore_request {
+  snapshot_ref ref;
+  std::string root; ///< absolute path of the workspace root; made if missing
+};
+
+/// Limits on what an archive may unpack to, counted on real bytes.
+struct archive_limits {
+  uint64_t max_bytes = 1ull << 40;
+  uint64_t max_members = 10'000'000;
+};
+
+/// Keeps and gives back workspaces. All calls block (I/O and CPU pools) and may run on several
+/// threads at once; two jobs of one snapshot id must not overlap. The cost and the format of a
+/// snapshot are this interface's secret.
+class repository {
+public:
+  virtual ~repository() = default;
+
+  /// Writes the tree as it is now. Durable on return: the file and its folder are synced; the one
+  /// that was there before stays until then.
+  virtual result<snapshot_outcome> persist(const persist_request& request, std::stop_token stop,
+                                           const progress& report)
+    = 0;
+
+  /// Verifies the whole snapshot while unpacking it beside `root`, then swaps it in. On failure the
+  /// old tree is untouched.
+  virtual result<void> restore(const restore_request& request, std::stop_token stop,
+                               const progress& report)
+    = 0;
+
+  virtual result<bool> restorable(const snapshot_ref& ref) = 0;
+
+  virtual result<void> remove(const snapshot_ref& ref) = 0;
+
+  /// What the store recorded of one snapshot. Reads its end only and verifies nothing else. Of an
+  /// archive that others wrote: no more than what the file system knows.
+  virtual result<snapshot_info> inspect(const snapshot_ref& ref) = 0;
+
+  /// All local snapshots in `base_path`, by id; damaged ones are left out.
+  virtual result<std::vector<snapshot_info>> list(const std::string& base_path) = 0;
+
+  /// Removes half-written files and half-restored trees that a killed process left in `folder`: a
+  /// `base_path`, or the parent of workspace roots.
+  virtual void sweep(const std::string& folder) = 0;
+};
+
+/// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.
+/// They take over the priority of the thread that runs the first job, and end with the repository.
+std::unique_ptr<repository> make_repository(unsigned workers);
+
+/// The fingerprint of a live tree as `persist` would record it, under `fingerprint_version`.
+result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,
+                                const std::string& manifest_digest, std::stop_token stop);
+
+/// Names the algorithm of `fingerprint`; a record of another version never matches.
+inline constexpr const char* fingerprint_version = "troupe_tree_sha256_v1";
+
+/// Writes the tree as a plain (uncompressed) tar to `out_fd` (a file or a pipe; blocking).
+result<std::vector<std::string>> write_tar(int root_fd, const std::vector<std::string>& skip,
+                                           int out_fd, std::stop_token stop);
+
+/// Unpacks a tar (plain, gzip, zstd, xz, bzip2) from `in_fd` into a sibling of `root`, verifies all
+/// of it, swaps it in. `merge`: what is in `root` and not in the archive stays.
+result<void> hydrate(int in_fd, const std::string& root, bool merge, const archive_limits& limits,
+                     std::stop_token stop);
+
+} // namespace troupe::snapshot

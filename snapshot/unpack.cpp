@@ -1,0 +1,152 @@
+#include "snapshot/unpack.hpp"
+
+#include "snapshot/pack.hpp"
+#include "snapshot/tar_reader.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace troupe::snapshot {
+
+namespace {
+
+error write_error(const std::string& root, std::string_view reason) {
+  return make_error(errc::workspace_archive_write_error, op::write,
+                    "failed to write archive for path: " + root)
+    .with("path", root)
+    .with("reason", reason);
+}
+
+/// One pass over an archive.
+class unpacker {
+public:
+  unpacker(byte_source& input, tree_writer& out, const std::string& root, name_policy names,
+           const archive_limits& limits, tree_index* index, job& work)
+    : reader_(input), out_(out), root_(root), names_(names), limits_(limits), index_(index),
+      work_(work) {}
+
+  result<void> run() {
+    for (;;) {
+      if (auto ok = work_.step(); !ok)
+        return ok;
+      auto more = reader_.next(member_);
+      if (!more)
+        return unexpected(std::move(more.error()));
+      if (!*more)
+        return check(out_.finish());
+      if (auto ok = put(); !ok)
+        return ok;
+    }
+  }
+
+private:
+  result<void> put() {
+    if (++members_ > limits_.max_members)
+      return over("archive member count exceeds limit", limits_.max_members, members_);
+    auto [path, violation] = check_member(member_, names_);
+    if (!violation.empty())
+      return refuse(violation);
+    auto depth = static_cast<size_t>(std::ranges::count(path, '/')) + 1;
+    if (path.size() > max_path_size || depth > max_path_depth)
+      return refuse("path too long");
+    switch (member_.kind) {
+      case member_kind::directory:
+        if (index_ && !path.empty())
+          index_->add_directory(path, member_.mode);
+        return check(out_.add_directory(path, member_.name, member_.mode, member_.mtime));
+      case member_kind::symlink:
+        if (index_)
+          index_->add_symlink(path, member_.link_target);
+        return check(out_.add_symlink(path, member_.name, member_.link_target, member_.mtime));
+      case member_kind::hard_link: {
+        auto target = hard_link_path(member_.link_target);
+        if (index_)
+          index_->add_hard_link(path, target);
+        return check(out_.add_hard_link(path, member_.name, target));
+      }
+      default: return put_file(path);
+    }
+  }
+
+  result<void> put_file(const std::string& path) {
+    // The logical size, holes included: what is read back when the workspace is saved again.
+    if (member_.size > limits_.max_bytes - work_.bytes)
+      return over("archive extracted size exceeds limit", limits_.max_bytes,
+                  work_.bytes + member_.size);
+    if (auto ok = check(out_.begin_file(path, member_.name)); !ok)
+      return ok;
+    auto bytes_before = work_.bytes;
+    for (;;) {
+      if (auto ok = work_.step(); !ok)
+        return ok;
+      auto piece = reader_.data();
+      if (!piece)
+        return unexpected(std::move(piece.error()));
+      if (piece->data.empty())
+        break;
+      if (piece->offset + piece->data.size() > member_.size)
+        return unexpected(damaged("more data than the member's size"));
+      if (index_)
+        content_.update(piece->data);
+      if (auto ok = check(out_.write_file(piece->data, piece->offset)); !ok)
+        return ok;
+      work_.bytes = bytes_before + piece->offset + piece->data.size();
+    }
+    work_.bytes = bytes_before + member_.size;
+    ++work_.files;
+    if (index_)
+      index_->add_file(path, member_.mode, member_.size, content_.finish());
+    return check(out_.end_file(member_.size, member_.mode, member_.mtime));
+  }
+
+  result<void> check(const tree_writer::outcome& fault) {
+    if (!fault)
+      return {};
+    if (fault->error != 0)
+      return unexpected(cannot_write(root_, fault->error).with("member", member_.name));
+    return unexpected(write_error(root_, fault->reason)
+                        .with("member", fault->member.empty() ? member_.name : fault->member));
+  }
+
+  result<void> refuse(std::string_view reason) {
+    return unexpected(write_error(root_, reason).with("member", member_.name));
+  }
+
+  result<void> over(std::string_view reason, uint64_t limit, uint64_t actual) {
+    return unexpected(write_error(root_, reason)
+                        .with("member", member_.name)
+                        .with("limit", static_cast<int64_t>(limit))
+                        .with("actual", static_cast<int64_t>(actual)));
+  }
+
+  tar_reader reader_;
+  tree_writer& out_;
+  const std::string& root_;
+  name_policy names_;
+  const archive_limits& limits_;
+  tree_index* index_;
+  sha256 content_;
+  job& work_;
+  tar_member member_;
+  uint64_t members_ = 0;
+};
+
+} // namespace
+
+error cannot_write(const std::string& root, int err) {
+  if (err != ENOSPC && err != EDQUOT)
+    return write_error(root, std::strerror(err));
+  return make_error(errc::no_space, op::write, "no space left for " + root)
+    .with("path", root)
+    .with("reason", std::strerror(err));
+}
+
+result<void> unpack_tree(byte_source& input, tree_writer& out, const std::string& root,
+                         name_policy names, const archive_limits& limits, tree_index* index,
+                         job& work) {
+  return unpacker{input, out, root, names, limits, index, work}.run();
+}
+
+} // namespace troupe::snapshot
