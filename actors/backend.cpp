@@ -1,0 +1,177 @@
+#include "actors/backend.hpp"
+
+namespace troupe::actors {
+
+namespace {
+
+std::string join(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const auto& part : parts) {
+    if (!out.empty())
+      out += ' ';
+    out += part;
+  }
+  return out;
+}
+
+/// The end of a command as the contract tells it: an exit code is a result, a timeout is an error that
+/// carries the output so far.
+result<exec_result> outcome_of(backends::command_exit x, const std::vector<std::string>& argv,
+                               std::optional<std::chrono::nanoseconds> timeout) {
+  if (x.timed_out)
+    return unexpected(make_error(errc::exec_timeout, op::exec, "command timed out")
+                        .with("command", argv)
+                        .with("command_str", join(argv))
+                        .with("timeout_s", timeout.value_or(std::chrono::nanoseconds{0}))
+                        .with("stdout", x.stdout_data)
+                        .with("stderr", x.stderr_data));
+  if (x.cancelled)
+    return unexpected(make_error(errc::cancelled, op::exec, "the command was cancelled")
+                        .with("command", argv)
+                        .with("command_str", join(argv)));
+  return exec_result{x.exit_code,        std::move(x.stdout_data), std::move(x.stderr_data),
+                     x.stdout_truncated, x.stderr_truncated,       x.wall};
+}
+
+} // namespace
+
+backend_state::backend_state(self_ptr<handle_type> self, services& shared, std::string tenant,
+                             std::shared_ptr<backends::sandbox> sandbox)
+  : self_(self), shared_(shared), tenant_(std::move(tenant)), sandbox_(std::move(sandbox)) {
+}
+
+backend_state::handle_type::behavior_type backend_state::make_behavior() {
+  return {
+    [this](const open_sandbox&) { return respond(self_, scope_, open()); },
+    [this](const reopen_root&) { return respond(self_, scope_, reopen()); },
+    [this](const close_sandbox&) { return respond(self_, scope_, close()); },
+    [this](const remove_sandbox&) { return respond(self_, scope_, remove()); },
+    [this](const get_usage&) -> caf::result<session_usage> { return sandbox_->usage(); },
+    [this](sandbox_exec& x) { return exec(x, exec_sink_actor{}); },
+    [this](sandbox_exec& x, exec_sink_actor& sink) { return exec(x, std::move(sink)); },
+    [this](const exec_cancel& x) -> caf::result<void> {
+      if (auto i = commands_.find(x.call_id); i != commands_.end())
+        sandbox_->cancel(i->second.id);
+      return caf::unit;
+    },
+    [this](const exec_grant& x) -> caf::result<void> {
+      if (auto i = commands_.find(x.call_id); i != commands_.end())
+        sandbox_->grant(i->second.id, x.bytes);
+      return caf::unit;
+    },
+    [](action& work) { work(); },
+  };
+}
+
+co<result<sandbox_ready>> backend_state::open() {
+  auto sandbox = sandbox_;
+  auto work = [sandbox] { return sandbox->open(); };
+  auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  co_return sandbox_ready{sandbox_->root(), sandbox_->walls()};
+}
+
+co<result<sandbox_ready>> backend_state::reopen() {
+  auto sandbox = sandbox_;
+  auto work = [sandbox] { return sandbox->reopen_root(); };
+  auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  co_return sandbox_ready{sandbox_->root(), sandbox_->walls()};
+}
+
+co<result<void>> backend_state::close() {
+  struct awaiter {
+    backend_state* state;
+    bool await_ready() const noexcept {
+      return false;
+    }
+    void await_suspend(std::coroutine_handle<> h) {
+      actor_inbox inbox{state->self_};
+      state->sandbox_->shutdown([inbox, h] { inbox.post([h] { h.resume(); }); });
+    }
+    void await_resume() const noexcept {
+    }
+  };
+  co_await awaiter{this};
+  co_return result<void>{};
+}
+
+co<result<void>> backend_state::remove() {
+  auto closed = co_await close();
+  if (!closed)
+    co_return closed;
+  auto sandbox = sandbox_;
+  auto work = [sandbox] { return sandbox->remove(); };
+  co_return co_await offload<void>(self_, shared_.io, tenant_, work);
+}
+
+caf::result<exec_result> backend_state::exec(sandbox_exec& x, exec_sink_actor sink) {
+  reply_to<exec_result> reply{self_};
+  auto spec = sandbox_->prepare(x.request, x.environment);
+  if (!spec) {
+    if (sink)
+      tell(self_, sink, exec_finished{x.call_id, {}, spec.error()});
+    reply.finish(unexpected(std::move(spec.error())));
+    return reply;
+  }
+  spec->stdin_fd = x.stdin_fd;
+  spec->stdout_fd = x.stdout_fd;
+  spec->stderr_fd = x.stderr_fd;
+  spec->stdin_data = std::move(x.request.stdin_data);
+  spec->timeout = x.request.timeout;
+  spec->streamed = static_cast<bool>(sink);
+  spec->output_limit
+    = x.request.output_limit > 0 ? x.request.output_limit : shared_.config.default_output_bytes;
+  shared_.metrics.commands_started.fetch_add(1, std::memory_order_relaxed);
+  auto call_id = x.call_id;
+  auto& command
+    = commands_
+        .insert_or_assign(call_id, running_command{reply, std::move(sink), spec->argv, spec->timeout})
+        .first->second;
+  // The callbacks hold no promise: the reactor may drop them after this actor has died.
+  actor_inbox inbox{self_};
+  backends::command_handlers handlers;
+  handlers.on_exit = [this, inbox, call_id](result<backends::command_exit> outcome) {
+    auto shared_outcome = std::make_shared<result<backends::command_exit>>(std::move(outcome));
+    inbox.post(
+      [this, call_id, shared_outcome] { finished(call_id, std::move(*shared_outcome)); });
+  };
+  if (spec->streamed)
+    handlers.on_output = [this, inbox, call_id](stream_id stream, std::vector<char> data) {
+      auto piece = std::make_shared<std::vector<char>>(std::move(data));
+      inbox.post([this, call_id, stream, piece] { deliver(call_id, stream, std::move(*piece)); });
+    };
+  command.id = sandbox_->exec(std::move(*spec), std::move(handlers));
+  return reply;
+}
+
+void backend_state::deliver(uint64_t call_id, stream_id stream, std::vector<char> data) {
+  if (auto i = commands_.find(call_id); i != commands_.end())
+    tell(self_, i->second.sink,
+         exec_output{call_id, stream, ++i->second.seq, std::move(data)});
+}
+
+void backend_state::finished(uint64_t call_id, result<backends::command_exit> outcome) {
+  auto node = commands_.extract(call_id);
+  if (!node)
+    return;
+  auto& command = node.mapped();
+  auto converted = outcome
+                     ? outcome_of(std::move(*outcome), command.argv, command.timeout)
+                     : result<exec_result>{unexpected(std::move(outcome.error()))};
+  if (!converted)
+    shared_.metrics.commands_failed.fetch_add(1, std::memory_order_relaxed);
+  if (command.sink) {
+    exec_finished end{call_id, {}, {}};
+    if (converted)
+      end.result = *converted;
+    else
+      end.failure = converted.error();
+    tell(self_, command.sink, std::move(end));
+  }
+  command.reply.finish(std::move(converted));
+}
+
+} // namespace troupe::actors

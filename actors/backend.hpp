@@ -1,0 +1,51 @@
+#pragma once
+
+#include "actors/coroutine.hpp"
+#include "actors/offload.hpp"
+#include "actors/services.hpp"
+
+#include <memory>
+#include <unordered_map>
+
+namespace troupe::actors {
+
+/// The live sandbox of one session. When this actor ends, however it ends, the sandbox is killed whole.
+class backend_state {
+public:
+  using handle_type = backend_actor;
+  static constexpr const char* name = "troupe.backend";
+
+  backend_state(self_ptr<handle_type> self, services& shared, std::string tenant,
+                std::shared_ptr<backends::sandbox> sandbox);
+
+  handle_type::behavior_type make_behavior();
+
+private:
+  /// A command that runs: what the caller's id means to the sandbox.
+  struct running_command {
+    reply_to<exec_result> reply;
+    exec_sink_actor sink; ///< invalid: output is collected
+    std::vector<std::string> argv;
+    std::optional<std::chrono::nanoseconds> timeout;
+    backends::command_id id = 0;
+    uint64_t seq = 0; ///< of the last piece of output
+  };
+
+  co<result<sandbox_ready>> open();
+  co<result<sandbox_ready>> reopen();
+  co<result<void>> remove();
+  co<result<void>> close();
+
+  caf::result<exec_result> exec(sandbox_exec& x, exec_sink_actor sink);
+  void deliver(uint64_t call_id, stream_id stream, std::vector<char> data);
+  void finished(uint64_t call_id, result<backends::command_exit> outcome);
+
+  self_ptr<handle_type> self_;
+  services& shared_;
+  std::string tenant_;
+  std::shared_ptr<backends::sandbox> sandbox_;
+  std::unordered_map<uint64_t, running_command> commands_;
+  task_scope scope_;
+};
+
+} // namespace troupe::actors

@@ -1,0 +1,171 @@
+#pragma once
+
+#include "backends/backend.hpp"
+#include "messages/interfaces.hpp"
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+// Messages and handles that hold descriptors, closures or shared pointers: they never leave the
+// process, and a handle that takes them is never published to another node.
+
+namespace troupe::actors {
+
+using backends::shared_fd;
+
+// -- backend ------------------------------------------------------------------------------------------
+
+/// Brings the sandbox up. Fine when it is up already.
+struct open_sandbox {};
+
+/// Opens the workspace root anew after a restore replaced it.
+struct reopen_root {};
+
+struct sandbox_ready {
+  shared_fd root;
+  std::vector<backends::wall> walls;
+};
+
+/// Kills everything inside; the workspace stays.
+struct close_sandbox {};
+
+/// Closes the sandbox and removes its private directory, with an owned workspace.
+struct remove_sandbox {};
+
+struct get_usage {};
+
+/// A command with the manifest's environment. Descriptors that are set replace pipes.
+struct sandbox_exec {
+  uint64_t call_id = 0;
+  exec_request request;
+  std::vector<std::pair<std::string, std::string>> environment;
+  shared_fd stdin_fd;
+  shared_fd stdout_fd;
+  shared_fd stderr_fd;
+};
+
+/// The live sandbox of one session.
+using backend_actor = actor_handle<
+  caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
+  caf::result<void>(close_sandbox), caf::result<void>(remove_sandbox),
+  caf::result<session_usage>(get_usage),
+  // Collects output.
+  caf::result<exec_result>(sandbox_exec),
+  // Sends output and the end to a sink, and answers at the end.
+  caf::result<exec_result>(sandbox_exec, exec_sink_actor), caf::result<void>(exec_cancel),
+  caf::result<void>(exec_grant), caf::result<void>(action)>;
+
+// -- session ------------------------------------------------------------------------------------------
+
+/// From the supervisor: the sandbox died, here is a new one for the same workspace.
+struct backend_replaced {
+  backend_actor backend;
+  bool after_crash = true;
+};
+
+/// From the supervisor, after the process that ran the session died: start over what it left.
+struct recover_session {};
+
+/// A command whose streams are descriptors of this process (`troupe run`).
+struct attached_exec {
+  sandbox_exec exec;
+};
+
+/// What a session actor takes inside its process.
+using local_session_actor
+  = with_actions<session_actor>::extend<caf::reacts_to<backend_replaced>,
+                                        caf::replies_to<recover_session>::with<session_view>,
+                                        caf::replies_to<attached_exec>::with<exec_result>>;
+
+/// Asks a supervisor for the handle that takes local messages.
+struct lookup_local {
+  std::string id;
+};
+
+/// Rebuilds a supervisor's table from the registry; the first thing asked of it.
+struct load_shard {};
+
+/// What a supervisor takes inside its process.
+using local_supervisor_actor
+  = with_actions<supervisor_actor>::extend<
+    caf::replies_to<lookup_local>::with<local_session_actor>, caf::reacts_to<load_shard>>;
+
+// -- snapshots ----------------------------------------------------------------------------------------
+
+struct persist_snapshot {
+  snapshot_ref ref;
+  std::string session_id;
+  std::string tenant;
+  shared_fd root;
+  std::vector<std::string> skip; ///< sorted
+  std::shared_ptr<const troupe::manifest> manifest;
+  /// Called on the job's thread.
+  std::function<void(uint64_t files, uint64_t bytes)> report;
+};
+
+/// The fingerprint of a live tree, to compare with a recorded one.
+struct compute_fingerprint {
+  std::string tenant;
+  shared_fd root;
+  std::vector<std::string> skip; ///< sorted
+  std::shared_ptr<const troupe::manifest> manifest;
+};
+
+using local_snapshot_store_actor
+  = with_actions<snapshot_store_actor>::extend<
+    caf::replies_to<persist_snapshot>::with<snapshot_outcome>,
+    caf::replies_to<compute_fingerprint>::with<std::string>>;
+
+// -- manifests ----------------------------------------------------------------------------------------
+
+/// How far an application has come.
+struct apply_progress {
+  uint32_t done = 0;
+  uint32_t total = 0;
+};
+
+/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `commands` (git) run in the
+/// sandbox first, in attempts: the first attempt that succeeds ends them.
+struct entry_job {
+  std::string name; ///< the entry's path, for errors and events
+  std::function<result<std::vector<materialized_file>>()> run;
+  std::vector<std::vector<std::vector<std::string>>> attempts;
+  /// Makes the error of a command that failed, or that could not be run at all.
+  std::function<error(const result<exec_result>&)> command_error;
+  /// Runs on the I/O pool whatever happened, last.
+  std::function<void()> cleanup;
+};
+
+using entry_job_ptr = std::shared_ptr<const entry_job>;
+
+/// Does one job, answers, ends.
+using entry_actor = actor_handle<caf::result<materialized_files>(entry_job_ptr),
+                                 caf::result<void>(action)>;
+
+struct run_application {};
+
+/// One application of a manifest.
+using manifest_supervisor_actor = actor_handle<caf::result<materialized_files>(run_application)>;
+
+} // namespace troupe::actors
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::open_sandbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::reopen_root)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_ready)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::close_sandbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::remove_sandbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::get_usage)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_exec)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::backend_replaced)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::attached_exec)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::recover_session)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::lookup_local)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::load_shard)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::local_session_actor)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::persist_snapshot)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::compute_fingerprint)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::entry_job_ptr)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::run_application)

@@ -1,0 +1,178 @@
+#pragma once
+
+#include "actors/local_messages.hpp"
+#include "backends/runtime.hpp"
+#include "backends/thread_pool.hpp"
+#include "snapshot/repository.hpp"
+#include "workspace/materialize.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace troupe::actors {
+
+/// What an operator configures of a node. Durations in milliseconds.
+struct node_config {
+  std::string node_id = "local";
+  std::string state_dir;
+  std::string address;
+  backend_kind default_backend = backend_kind::unix_local;
+  uint32_t shards = 8;
+  uint32_t max_sessions = 10'000;
+  /// Starts and resumes at once on this node; more wait.
+  uint32_t concurrent_starts = 32;
+  /// Waiting or running requests of one session; over it: `overloaded`.
+  uint32_t requests_per_session = 1024;
+  int64_t default_output_bytes = 10 * 1024 * 1024;
+  /// Kept by a session at once for reading and writing files.
+  uint32_t open_files_per_session = 64;
+  uint32_t snapshot_jobs = 2;
+  uint32_t queued_snapshot_jobs = 64;
+  std::vector<std::string> env_allowlist
+    = {"PATH", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "USER", "LOGNAME", "SHELL"};
+  workspace::local_source_policy local_sources;
+  /// Whether a manifest's own path grants widen what local sources may read; only where the manifest is
+  /// the operator's (`troupe run`).
+  bool grants_widen_sources = false;
+  /// Restarts of a session in `restart_window_ms` before it counts as failed.
+  uint32_t max_restarts = 3;
+  int64_t restart_window_ms = 60'000;
+  /// Before the first restart; doubled for each further one in the window.
+  int64_t restart_backoff_ms = 100;
+};
+
+/// The current handles of the actors that a restart may replace.
+class directory {
+public:
+  /// The actors of one session, for a supervisor that takes over from one that died.
+  struct session_actors {
+    local_session_actor session;
+    backend_actor backend;
+  };
+
+  registry_actor registry() const {
+    std::lock_guard lock{mutex_};
+    return registry_;
+  }
+  event_hub_actor events() const {
+    std::lock_guard lock{mutex_};
+    return events_;
+  }
+  local_snapshot_store_actor snapshots() const {
+    std::lock_guard lock{mutex_};
+    return snapshots_;
+  }
+  local_supervisor_actor supervisor(uint32_t shard) const {
+    std::lock_guard lock{mutex_};
+    return supervisors_.at(shard);
+  }
+  std::vector<local_supervisor_actor> supervisors() const {
+    std::lock_guard lock{mutex_};
+    return supervisors_;
+  }
+
+  // -- written by the node ----------------------------------------------------------------------------
+
+  void set(registry_actor x) {
+    std::lock_guard lock{mutex_};
+    registry_ = std::move(x);
+  }
+  void set(event_hub_actor x) {
+    std::lock_guard lock{mutex_};
+    events_ = std::move(x);
+  }
+  void set(local_snapshot_store_actor x) {
+    std::lock_guard lock{mutex_};
+    snapshots_ = std::move(x);
+  }
+  void set(uint32_t shard, local_supervisor_actor x) {
+    std::lock_guard lock{mutex_};
+    supervisors_.resize(std::max<size_t>(supervisors_.size(), shard + 1));
+    supervisors_[shard] = std::move(x);
+  }
+  /// Lets go of every handle: the system goes down.
+  void clear() {
+    std::lock_guard lock{mutex_};
+    registry_ = registry_actor{};
+    events_ = event_hub_actor{};
+    snapshots_ = local_snapshot_store_actor{};
+    supervisors_.clear();
+    sessions_.clear();
+  }
+
+  // -- written by a session's supervisor --------------------------------------------------------------
+
+  void set(const std::string& session_id, session_actors x) {
+    std::lock_guard lock{mutex_};
+    sessions_[session_id] = std::move(x);
+  }
+  void erase(const std::string& session_id) {
+    std::lock_guard lock{mutex_};
+    sessions_.erase(session_id);
+  }
+  session_actors find(const std::string& session_id) const {
+    std::lock_guard lock{mutex_};
+    auto i = sessions_.find(session_id);
+    return i == sessions_.end() ? session_actors{} : i->second;
+  }
+
+  std::vector<session_actors> sessions() const {
+    std::lock_guard lock{mutex_};
+    std::vector<session_actors> all;
+    for (const auto& [id, x] : sessions_)
+      all.push_back(x);
+    return all;
+  }
+
+private:
+  mutable std::mutex mutex_;
+  registry_actor registry_;
+  event_hub_actor events_;
+  local_snapshot_store_actor snapshots_;
+  std::vector<local_supervisor_actor> supervisors_;
+  std::unordered_map<std::string, session_actors> sessions_;
+};
+
+/// Counters for /metrics.
+struct metrics {
+  std::atomic<uint64_t> sessions_created{0};
+  std::atomic<uint64_t> sessions_removed{0};
+  std::atomic<uint64_t> session_restarts{0};
+  std::atomic<uint64_t> commands_started{0};
+  std::atomic<uint64_t> commands_failed{0};
+  std::atomic<uint64_t> snapshots_persisted{0};
+  std::atomic<uint64_t> snapshots_restored{0};
+  std::atomic<uint64_t> events_published{0};
+  std::atomic<uint64_t> events_dropped{0};
+};
+
+/// What the actors of one process share: made before the first of them, gone after the last.
+struct services {
+  node_config config;
+  backends::runtime& runtime;
+  backends::thread_pool& io;  ///< file trees, the registry: may block
+  backends::thread_pool& cpu; ///< tar, zstd, hashing: may block, niced
+  snapshot::repository& snapshots;
+  actors::directory directory;
+  actors::metrics metrics;
+};
+
+/// Milliseconds since the epoch, UTC.
+inline int64_t now_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+           std::chrono::system_clock::now().time_since_epoch())
+    .count();
+}
+
+/// Where a session keeps what is its own.
+inline std::string session_dir(const node_config& config, const std::string& id) {
+  return config.state_dir + "/sessions/" + id;
+}
+
+} // namespace troupe::actors

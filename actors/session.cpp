@@ -1,0 +1,596 @@
+#include "actors/session.hpp"
+
+#include "actors/manifest_supervisor.hpp"
+#include "messages/ids.hpp"
+#include "workspace/manifest_plan.hpp"
+#include "workspace/tree.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+namespace troupe::actors {
+
+namespace {
+
+/// A command of a pre-stop hook without a timeout of its own.
+constexpr auto hook_timeout = std::chrono::minutes{5};
+
+/// The contract wraps what fails a stop; the cause goes along.
+error wrap_stop_error(error cause, const std::string& root) {
+  auto e = make_error(errc::workspace_stop_error, op::stop, "failed to stop session")
+             .with("path", root)
+             .with("cause_code", to_string(cause.code))
+             .with("cause", cause.message)
+             .with_json("cause_context", cause.context);
+  e.retryable = cause.retryable;
+  return e;
+}
+
+error conflict(const char* message) {
+  return make_error(errc::conflict, op::request, message);
+}
+
+result<bool> directory_exists(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+} // namespace
+
+session_impl::session_impl(self_ptr<handle_type> self, services& shared, session_record record,
+                           backend_actor backend, bool adopted)
+  : self_(self),
+    shared_(shared),
+    record_(std::move(record)),
+    backend_(std::move(backend)),
+    policy_(workspace::path_policy::make(record_.spec.state.manifest.root,
+                                         record_.spec.state.manifest.extra_path_grants)
+              .value()) {
+  preserved_ = record_.live.workspace_root_ready && !record_.spec.resumed;
+  if (adopted) {
+    up_ = record_.live.status == session_status::running;
+  } else if (record_.live.status != session_status::created
+             && record_.live.status != session_status::failed) {
+    // The process that ran it ended: its processes are gone, its workspace is there.
+    record_.live.status = session_status::stopped;
+  }
+}
+
+session_impl::~session_impl() {
+  stop_.request_stop();
+}
+
+session_impl::handle_type::behavior_type session_impl::make_behavior() {
+  schedule_expiry();
+  return {
+    [this](const get_session&) { return respond(self_, scope_, get()); },
+    [this](const start_session&) {
+      return respond(self_, scope_, start(conflict_policy::snapshot_wins));
+    },
+    [this](const stop_session&) { return respond(self_, scope_, stop()); },
+    [this](const shutdown_session&) { return respond(self_, scope_, shutdown()); },
+    [this](const close_session&) { return respond(self_, scope_, close()); },
+    [this](const session_running&) -> caf::result<bool> {
+      auto x = begin(op::running);
+      end(x, std::nullopt, true, up_ ? R"({"alive":true})" : R"({"alive":false})");
+      return up_;
+    },
+    [this](const describe_session& x) {
+      return answer(workspace::describe(record_.spec.state.manifest, x.depth));
+    },
+    [this](add_pre_stop_hook& x) -> caf::result<std::string> {
+      hooks_.push_back({make_uuid(), std::move(x)});
+      // As the contract has it: a hook that comes late arms all of them again.
+      hooks_ran_ = false;
+      return hooks_.back().id;
+    },
+    [this](const add_persist_skip& x) -> caf::result<std::string> {
+      auto path = workspace::normalize_skip_path(x.path);
+      if (!path)
+        return to_caf(std::move(path.error()));
+      auto& skip = record_.live.persist_skip;
+      if (std::find(skip.begin(), skip.end(), *path) == skip.end())
+        skip.push_back(*path);
+      reply_to<std::string> reply{self_};
+      launch<void>(scope_, save(), [reply, path = *path](const result<void>& saved) {
+        reply.finish(saved ? result<std::string>{path} : unexpected(saved.error()));
+      });
+      return reply;
+    },
+    [this](apply_manifest& x) { return respond(self_, scope_, apply(std::move(x))); },
+    [this](exec_call& x) { return respond(self_, scope_, exec(std::move(x), std::nullopt)); },
+    [this](exec_call& x, exec_sink_actor& sink) {
+      return respond(self_, scope_, exec(std::move(x), std::move(sink)));
+    },
+    [this](const exec_cancel& x) -> caf::result<void> {
+      constexpr size_t remembered = 256;
+      cancelled_.push_back(x.call_id);
+      if (cancelled_.size() > remembered)
+        cancelled_.pop_front();
+      tell(self_, backend_, x);
+      return caf::unit;
+    },
+    [this](const exec_grant& x) -> caf::result<void> {
+      tell(self_, backend_, x);
+      return caf::unit;
+    },
+    [this](file_open_read& x) { return respond(self_, scope_, open_read(std::move(x))); },
+    [this](const file_read_chunk& x) { return respond(self_, scope_, read_chunk(x)); },
+    [this](file_open_write& x) { return respond(self_, scope_, open_write(std::move(x))); },
+    [this](file_write_chunk& x) { return respond(self_, scope_, write_chunk(std::move(x))); },
+    [this](const file_commit& x) { return respond(self_, scope_, commit(x)); },
+    [this](const file_close& x) -> caf::result<void> {
+      handles_.erase(x.handle);
+      return caf::unit;
+    },
+    [this](list_files& x) { return respond(self_, scope_, list(std::move(x))); },
+    [this](make_directory& x) { return respond(self_, scope_, mkdir(std::move(x))); },
+    [this](remove_file& x) { return respond(self_, scope_, rm(std::move(x))); },
+    [this](const export_workspace&) { return respond(self_, scope_, export_tree()); },
+    [this](const import_workspace&) { return respond(self_, scope_, import_open()); },
+    [this](const commit_import& x) { return respond(self_, scope_, import_commit(x)); },
+    [](action& work) { work(); },
+    [this](backend_replaced& x) { return on_backend_replaced(x); },
+    [this](const recover_session&) {
+      return respond(self_, scope_, start(conflict_policy::live_wins));
+    },
+    [this](attached_exec& x) {
+      return respond(self_, scope_, exec_attached(std::move(x.exec)));
+    },
+  };
+}
+
+// -- lifecycle ------------------------------------------------------------------------------------------
+
+co<result<session_view>> session_impl::start(conflict_policy policy) {
+  auto turn = co_await lifecycle_.acquire();
+  auto event = begin(op::start);
+  auto& live = record_.live;
+  live.status = session_status::starting;
+  auto done = co_await bring_up(policy);
+  if (done) {
+    live.status = session_status::running;
+    live.started_at_ms = now_ms();
+    live.last_error.reset();
+    live.workspace_root_ready = true;
+    preserved_ = true;
+    up_ = true;
+  } else {
+    live.status = session_status::failed;
+    live.last_error = done.error();
+    up_ = false;
+  }
+  auto saved = co_await save();
+  if (done && !saved)
+    done = std::move(saved);
+  end(event, done);
+  if (!done)
+    co_return unexpected(std::move(done.error()));
+  co_return view();
+}
+
+co<result<void>> session_impl::bring_up(conflict_policy policy) {
+  const auto& state = record_.spec.state;
+  auto checked = workspace::check_manifest(state.manifest, false);
+  if (!checked)
+    co_return checked;
+  // Before the backend makes a missing root: whether there is a workspace to keep.
+  auto root_path = state.manifest.root;
+  auto probe = [root_path] { return directory_exists(root_path); };
+  auto root_there
+    = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
+  if (!root_there)
+    co_return unexpected(std::move(root_there.error()));
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return opened;
+  bool reusable = preserved_ && record_.live.workspace_root_ready && *root_there;
+
+  bool restorable = false;
+  if (!noop_snapshot()) {
+    snapshot_restorable question{state.snapshot};
+    auto known
+      = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
+    if (!known)
+      co_return unexpected(std::move(known.error()));
+    restorable = *known;
+  }
+
+  auto wanted = std::make_shared<const manifest>(state.manifest);
+  if (restorable && !(reusable && policy == conflict_policy::live_wins)) {
+    bool matches = false;
+    if (*root_there) {
+      auto same = co_await matches_snapshot();
+      matches = same.value_or(false); // what cannot be compared does not match
+    }
+    if (!matches) {
+      auto restored = co_await restore();
+      if (!restored)
+        co_return restored;
+    } else if (!reusable) {
+      // As if restored: what ephemeral entries left behind goes, too.
+      auto removed = co_await remove_ephemeral();
+      if (!removed)
+        co_return removed;
+    }
+    reusable = true;
+  }
+  auto applied = co_await materialize(wanted, reusable);
+  if (!applied)
+    co_return unexpected(std::move(applied.error()));
+  co_return result<void>{};
+}
+
+co<result<bool>> session_impl::matches_snapshot() {
+  const auto& live = record_.live;
+  if (!live.snapshot_fingerprint
+      || live.snapshot_fingerprint_version != snapshot::fingerprint_version)
+    co_return false;
+  compute_fingerprint question{record_.spec.tenant, root_, persist_skip(),
+                               std::make_shared<const manifest>(record_.spec.state.manifest)};
+  auto now = co_await ask<std::string>(self_, shared_.directory.snapshots(), std::move(question));
+  if (!now)
+    co_return unexpected(std::move(now.error()));
+  co_return *now == *live.snapshot_fingerprint;
+}
+
+co<result<void>> session_impl::restore() {
+  const auto& state = record_.spec.state;
+  progress(op::snapshot_restore, R"({"stage":"restoring"})");
+  restore_snapshot request{state.snapshot, record_.spec.id, record_.spec.tenant,
+                           state.manifest.root};
+  auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+  if (!restored)
+    co_return restored;
+  // Another directory stands in the root's place now.
+  auto again = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
+  if (!again)
+    co_return unexpected(std::move(again.error()));
+  root_ = again->root;
+  co_return result<void>{};
+}
+
+co<result<void>> session_impl::remove_ephemeral() {
+  auto paths = workspace::ephemeral_paths(record_.spec.state.manifest);
+  auto root = root_;
+  auto work = [paths, root]() -> result<void> {
+    for (const auto& path : paths)
+      if (auto ok = workspace::remove_path(root->get(), path, true, path); !ok)
+        return ok;
+    return {};
+  };
+  co_return co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
+}
+
+co<result<void>> session_impl::ensure_open() {
+  if (open_)
+    co_return result<void>{};
+  auto ready = co_await ask<sandbox_ready>(self_, backend_, open_sandbox{});
+  if (!ready)
+    co_return unexpected(std::move(ready.error()));
+  open_ = true;
+  root_ = ready->root;
+  walls_ = ready->walls;
+  co_return result<void>{};
+}
+
+co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const manifest> what,
+                                                         bool only_ephemeral) {
+  if (what->entries.empty())
+    co_return materialized_files{};
+  application work;
+  work.manifest = std::move(what);
+  work.only_ephemeral = only_ephemeral;
+  work.root = root_;
+  work.root_path = record_.spec.state.manifest.root;
+  work.private_dir = session_dir(shared_.config, record_.spec.id);
+  work.tenant = record_.spec.tenant;
+  work.limits = record_.spec.concurrency;
+  work.backend = backend_;
+  work.environment = environment();
+  // Called by the supervisor actor on its turn: the event goes out by message.
+  actor_inbox inbox{self_};
+  work.report = [this, inbox](apply_progress x) {
+    inbox.post([this, x] {
+      progress(op::materialize, "{\"done\":" + std::to_string(x.done)
+                                  + ",\"total\":" + std::to_string(x.total) + "}");
+    });
+  };
+  auto supervisor
+    = self_->spawn<state_actor<manifest_supervisor_state>>(std::ref(shared_), std::move(work));
+  co_return co_await ask<materialized_files>(self_, supervisor, run_application{});
+}
+
+co<result<session_view>> session_impl::stop() {
+  auto turn = co_await lifecycle_.acquire();
+  auto done = co_await stop_locked();
+  if (!done)
+    co_return unexpected(std::move(done.error()));
+  co_return view();
+}
+
+co<result<void>> session_impl::stop_locked() {
+  auto event = begin(op::stop);
+  auto before = record_.live.status;
+  record_.live.status = session_status::stopping;
+  auto done = co_await persist();
+  if (done) {
+    record_.live.status = session_status::stopped;
+  } else {
+    record_.live.status = before;
+    record_.live.last_error = done.error();
+  }
+  auto saved = co_await save();
+  if (done && !saved)
+    done = std::move(saved);
+  end(event, done);
+  co_return done;
+}
+
+co<result<void>> session_impl::persist() {
+  if (noop_snapshot())
+    co_return result<void>{};
+  const auto root_path = record_.spec.state.manifest.root;
+  auto probe = [root_path] { return directory_exists(root_path); };
+  auto there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
+  if (!there || !*there) {
+    auto cause = make_error(errc::workspace_archive_read_error, op::persist_workspace,
+                            "failed to read archive for path: " + root_path)
+                   .with("path", root_path)
+                   .with("reason", "workspace_root_not_found");
+    co_return unexpected(wrap_stop_error(std::move(cause), root_path));
+  }
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(wrap_stop_error(std::move(opened.error()), root_path));
+  persist_snapshot request;
+  request.ref = record_.spec.state.snapshot;
+  request.session_id = record_.spec.id;
+  request.tenant = record_.spec.tenant;
+  request.root = root_;
+  request.skip = persist_skip();
+  request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
+  actor_inbox inbox{self_};
+  request.report = [this, inbox](uint64_t files, uint64_t bytes) {
+    inbox.post([this, files, bytes] {
+      progress(op::snapshot_persist, "{\"files\":" + std::to_string(files)
+                                       + ",\"bytes\":" + std::to_string(bytes) + "}");
+    });
+  };
+  auto written
+    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(request));
+  if (!written)
+    co_return unexpected(wrap_stop_error(std::move(written.error()), root_path));
+  auto& live = record_.live;
+  live.snapshot_fingerprint = written->fingerprint;
+  live.snapshot_fingerprint_version = written->fingerprint_version;
+  live.warnings = std::move(written->warnings);
+  co_return result<void>{};
+}
+
+co<result<session_view>> session_impl::shutdown() {
+  auto turn = co_await lifecycle_.acquire();
+  auto done = co_await shutdown_locked();
+  if (!done)
+    co_return unexpected(std::move(done.error()));
+  co_return view();
+}
+
+co<result<void>> session_impl::shutdown_locked() {
+  auto event = begin(op::shutdown);
+  handles_.clear();
+  result<void> done;
+  if (open_)
+    done = co_await ask<void>(self_, backend_, close_sandbox{});
+  if (done) {
+    open_ = false;
+    up_ = false;
+    root_.reset();
+    if (record_.live.status == session_status::running)
+      record_.live.status = session_status::stopped;
+    done = co_await save();
+  }
+  end(event, done);
+  co_return done;
+}
+
+co<result<session_view>> session_impl::close() {
+  auto turn = co_await lifecycle_.acquire();
+  auto hooks = co_await run_hooks();
+  auto stopped = co_await stop_locked();
+  auto down = co_await shutdown_locked();
+  for (auto* step : {&hooks, &stopped, &down})
+    if (!*step)
+      co_return unexpected(std::move(step->error()));
+  co_return view();
+}
+
+co<result<void>> session_impl::run_hooks() {
+  if (hooks_ran_) {
+    if (hooks_failed_)
+      co_return unexpected(*hooks_failed_);
+    co_return result<void>{};
+  }
+  hooks_ran_ = true;
+  auto hooks = hooks_;
+  for (const auto& x : hooks) {
+    exec_call call;
+    call.call_id = next_handle_++;
+    call.request.command = x.request.command;
+    call.request.shell = x.request.command.size() == 1 ? shell_mode::on : shell_mode::off;
+    call.request.timeout = x.request.timeout.value_or(hook_timeout);
+    auto ran = co_await exec(std::move(call), std::nullopt);
+    std::optional<error> failed;
+    if (!ran)
+      failed = std::move(ran.error());
+    else if (ran->exit_code != 0)
+      failed = make_error(errc::exec_nonzero, op::exec, "a pre-stop hook failed")
+                 .with("hook_id", x.id)
+                 .with("command", x.request.command)
+                 .with("exit_code", ran->exit_code)
+                 .with("stdout", ran->stdout_data)
+                 .with("stderr", ran->stderr_data);
+    if (failed && !hooks_failed_)
+      hooks_failed_ = std::move(failed);
+  }
+  if (hooks_failed_)
+    co_return unexpected(*hooks_failed_);
+  co_return result<void>{};
+}
+
+co<result<session_view>> session_impl::get() {
+  if (open_) {
+    auto used = co_await ask<session_usage>(self_, backend_, get_usage{});
+    usage_ = used.value_or(session_usage{});
+  } else {
+    usage_ = {};
+  }
+  co_return view();
+}
+
+co<result<materialized_files>> session_impl::apply(apply_manifest request) {
+  auto turn = co_await lifecycle_.acquire();
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  auto wanted = std::make_shared<manifest>(record_.spec.state.manifest);
+  if (request.manifest) {
+    auto& given = *request.manifest;
+    if (given.root != wanted->root && given.root != manifest{}.root)
+      co_return unexpected(conflict("the root of a live session cannot change"));
+    given.root = wanted->root;
+    auto checked = workspace::check_manifest(given, false);
+    if (!checked)
+      co_return unexpected(std::move(checked.error()));
+    // The session's own manifest gains the entries, so that a resume knows them.
+    auto merged = record_.spec.state.manifest;
+    for (const auto& x : given.entries) {
+      auto same = std::find_if(merged.entries.begin(), merged.entries.end(),
+                               [&](const named_entry& y) { return y.path == x.path; });
+      if (same == merged.entries.end())
+        merged.entries.push_back(x);
+      else
+        same->entry = x.entry;
+    }
+    wanted->entries = std::move(given.entries);
+    auto record = record_;
+    record.spec.state.manifest = merged;
+    put_record change{std::move(record)};
+    auto stored
+      = co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
+    if (!stored)
+      co_return unexpected(std::move(stored.error()));
+    record_.spec.state.manifest = std::move(merged);
+  }
+  co_return co_await materialize(std::shared_ptr<const manifest>{wanted}, request.only_ephemeral);
+}
+
+co<result<void>> session_impl::save() {
+  record_.live.last_used_at_ms = now_ms();
+  put_live change{record_.spec.id, record_.live};
+  co_return co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
+}
+
+caf::result<void> session_impl::on_backend_replaced(backend_replaced& x) {
+  backend_ = std::move(x.backend);
+  open_ = false;
+  handles_.clear();
+  root_.reset();
+  if (!up_)
+    return caf::unit;
+  up_ = false;
+  // Nothing the agent wrote may be lost: the workspace that is there wins over its snapshot.
+  launch<session_view>(scope_, start(conflict_policy::live_wins),
+                       [](const result<session_view>&) {});
+  return caf::unit;
+}
+
+void session_impl::schedule_expiry() {
+  if (record_.spec.idle_timeout_ms || record_.spec.max_lifetime_ms)
+    tell_later(self_, std::chrono::seconds{1}, action{[this] { check_expiry(); }});
+}
+
+void session_impl::check_expiry() {
+  auto now = now_ms();
+  const auto& spec = record_.spec;
+  const auto& live = record_.live;
+  bool idle = spec.idle_timeout_ms && in_flight_ == 0
+              && now - live.last_used_at_ms >= *spec.idle_timeout_ms;
+  bool old = spec.max_lifetime_ms && now - live.created_at_ms >= *spec.max_lifetime_ms;
+  if (up_ && (idle || old))
+    launch<session_view>(scope_, close(), [](const result<session_view>&) {});
+  schedule_expiry();
+}
+
+session_view session_impl::view() const {
+  session_view x;
+  x.record = record_;
+  auto& state = x.record.spec.state;
+  state.snapshot_fingerprint = record_.live.snapshot_fingerprint;
+  state.snapshot_fingerprint_version = record_.live.snapshot_fingerprint_version;
+  state.workspace_root_ready = record_.live.workspace_root_ready;
+  x.node = shared_.config.node_id;
+  x.usage = usage_;
+  x.walls = walls_;
+  return x;
+}
+
+std::vector<std::string> session_impl::persist_skip() const {
+  auto skip = workspace::ephemeral_paths(record_.spec.state.manifest);
+  skip.insert(skip.end(), record_.live.persist_skip.begin(), record_.live.persist_skip.end());
+  std::sort(skip.begin(), skip.end());
+  return skip;
+}
+
+bool session_impl::noop_snapshot() const {
+  return record_.spec.state.snapshot.kind == snapshot_kind::noop;
+}
+
+// -- events ---------------------------------------------------------------------------------------------
+
+session_impl::span session_impl::begin(op operation, std::string data) {
+  span x{operation, "sandbox_op_" + random_hex(16), std::chrono::steady_clock::now(),
+         std::move(data)};
+  publish(operation, event_phase::start, x.id, x.data, true, 0, std::nullopt);
+  return x;
+}
+
+void session_impl::end(const span& x, const std::optional<error>& failure, bool ok,
+                       std::string outcome_data) {
+  auto spent = std::chrono::duration_cast<std::chrono::microseconds>(
+    std::chrono::steady_clock::now() - x.begun);
+  publish(x.operation, event_phase::finish, x.id,
+          outcome_data.empty() ? x.data : std::move(outcome_data), ok, spent.count(), failure);
+}
+
+void session_impl::progress(op operation, std::string data) {
+  auto now = now_ms();
+  if (now - last_progress_ms_ < 100)
+    return;
+  last_progress_ms_ = now;
+  publish(operation, event_phase::progress, "", std::move(data), true, 0, std::nullopt);
+}
+
+void session_impl::publish(op operation, event_phase phase, const std::string& span_id,
+                           std::string data, bool ok, int64_t duration_us,
+                           const std::optional<error>& failure) {
+  event x;
+  x.event_id = make_uuid();
+  x.ts_us = std::chrono::duration_cast<std::chrono::microseconds>(
+              std::chrono::system_clock::now().time_since_epoch())
+              .count();
+  x.session_id = record_.spec.id;
+  x.tenant = record_.spec.tenant;
+  x.seq = ++event_seq_;
+  x.operation = operation;
+  x.phase = phase;
+  x.span_id = span_id;
+  x.data = std::move(data);
+  x.ok = ok;
+  x.duration_us = duration_us;
+  x.failure = failure;
+  tell(self_, shared_.directory.events(), publish_event{std::move(x)});
+}
+
+} // namespace troupe::actors

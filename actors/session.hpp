@@ -1,0 +1,194 @@
+#pragma once
+
+#include "actors/coroutine.hpp"
+#include "actors/offload.hpp"
+#include "actors/services.hpp"
+#include "workspace/file_ops.hpp"
+#include "workspace/path_policy.hpp"
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace troupe::actors {
+
+/// One session: the lifecycle, its commands and its files. The sandbox belongs to the backend actor
+/// beside it, so that a fault in here leaves the agent's processes alone; durable facts belong to the
+/// registry, so that another life of this actor can go on where this one ended.
+///
+/// session.cpp has the lifecycle, session_exec.cpp the commands, session_files.cpp the files.
+class session_impl {
+public:
+  using handle_type = local_session_actor;
+  static constexpr const char* name = "troupe.session";
+
+  /// `adopted`: an earlier life of this session left a live backend behind.
+  session_impl(self_ptr<handle_type> self, services& shared, session_record record,
+               backend_actor backend, bool adopted);
+  ~session_impl();
+
+  handle_type::behavior_type make_behavior();
+
+private:
+  // -- member types ---------------------------------------------------------------------------------
+
+  /// Whose files win when a workspace that is still there differs from its snapshot.
+  enum class conflict_policy { snapshot_wins, live_wins };
+
+  struct hook {
+    std::string id;
+    add_pre_stop_hook request;
+  };
+
+  /// A start event that waits for its finish.
+  struct span {
+    op operation;
+    std::string id;
+    std::chrono::steady_clock::time_point begun;
+    std::string data;
+  };
+
+  /// A file being read: the descriptor and how far it goes.
+  struct reading {
+    std::shared_ptr<workspace::open_file> file;
+  };
+
+  /// A file being written beside its place.
+  struct writing {
+    std::shared_ptr<workspace::staged_file> file;
+  };
+
+  /// An archive being uploaded, in an unnamed file.
+  struct importing {
+    shared_fd fd;
+  };
+
+  struct open_handle {
+    std::variant<reading, writing, importing> what;
+    int64_t last_used_ms = 0;
+    bool busy = false;
+    std::optional<span> event; ///< of a write, until its commit
+  };
+
+  // -- lifecycle (session.cpp) ------------------------------------------------------------------------
+
+  co<result<session_view>> start(conflict_policy policy);
+  co<result<session_view>> stop();
+  co<result<session_view>> shutdown();
+  co<result<session_view>> close();
+  co<result<session_view>> get();
+  co<result<materialized_files>> apply(apply_manifest request);
+
+  /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
+  co<result<void>> bring_up(conflict_policy policy);
+  co<result<bool>> matches_snapshot();
+  co<result<void>> restore();
+  co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
+                                             bool only_ephemeral);
+  co<result<void>> remove_ephemeral();
+  co<result<void>> ensure_open();
+  co<result<void>> persist();
+  co<result<void>> stop_locked();
+  co<result<void>> shutdown_locked();
+  co<result<void>> run_hooks();
+  co<result<void>> save();
+  caf::result<void> on_backend_replaced(backend_replaced& x);
+  /// Closes the session when its idle time or its lifetime is over.
+  void schedule_expiry();
+  void check_expiry();
+
+  session_view view() const;
+  std::vector<std::string> persist_skip() const;
+  bool noop_snapshot() const;
+
+  // -- events -----------------------------------------------------------------------------------------
+
+  span begin(op operation, std::string data = "{}");
+  /// `outcome_data`: replaces the start's data; empty: the same.
+  void end(const span& x, const std::optional<error>& failure, bool ok,
+           std::string outcome_data = {});
+  template <class T>
+  void end(const span& x, const result<T>& outcome) {
+    end(x, outcome ? std::nullopt : std::optional{outcome.error()}, outcome.has_value());
+  }
+  void publish(op operation, event_phase phase, const std::string& span_id, std::string data,
+               bool ok, int64_t duration_us, const std::optional<error>& failure);
+  void progress(op operation, std::string data);
+
+  // -- commands (session_exec.cpp) --------------------------------------------------------------------
+
+  co<result<exec_result>> exec(exec_call call, std::optional<exec_sink_actor> sink);
+  co<result<exec_result>> exec_attached(sandbox_exec command);
+  /// Takes one of the session's request permits; empty when there is none left.
+  std::optional<error> admit() const;
+  std::vector<std::pair<std::string, std::string>> environment() const;
+
+  // -- files (session_files.cpp) ----------------------------------------------------------------------
+
+  template <class T>
+  using file_work = std::function<result<T>(int root_fd, const workspace::resolved_path& path)>;
+
+  /// Checks `path`, opens what it starts from, runs `work` on the I/O pool.
+  template <class T>
+  co<result<T>> with_path(op operation, std::string path, std::optional<std::string> user,
+                          bool for_write, file_work<T> work);
+
+  co<result<file_opened>> open_read(file_open_read x);
+  co<result<file_chunk>> read_chunk(file_read_chunk x);
+  co<result<file_handle>> open_write(file_open_write x);
+  co<result<void>> write_chunk(file_write_chunk x);
+  co<result<void>> commit(file_commit x);
+  co<result<file_list>> list(list_files x);
+  co<result<void>> mkdir(make_directory x);
+  co<result<void>> rm(remove_file x);
+  co<result<file_opened>> export_tree();
+  co<result<file_handle>> import_open();
+  co<result<void>> import_commit(commit_import x);
+
+  result<uint64_t> keep(std::variant<reading, writing, importing> what);
+  /// The handle of that kind; marks it used.
+  template <class Kind>
+  result<Kind> use(uint64_t handle);
+
+  // -- member variables -------------------------------------------------------------------------------
+
+  self_ptr<handle_type> self_;
+  services& shared_;
+  session_record record_;
+  backend_actor backend_;
+  /// The backend has opened its sandbox.
+  bool open_ = false;
+  /// Between a successful start and a shutdown.
+  bool up_ = false;
+  /// An earlier start (of this life, or of an earlier process) left a workspace that may be kept.
+  bool preserved_ = false;
+  shared_fd root_;
+  std::vector<session_wall> walls_;
+  session_usage usage_;
+  std::vector<hook> hooks_;
+  bool hooks_ran_ = false;
+  std::optional<error> hooks_failed_;
+  std::map<uint64_t, open_handle> handles_;
+  uint64_t next_handle_ = 1;
+  uint64_t event_seq_ = 0;
+  uint32_t in_flight_ = 0;
+  /// Calls that were cancelled lately: a cancel may overtake its command.
+  std::deque<uint64_t> cancelled_;
+  /// The last progress event went out then; they are at least 100 ms apart.
+  int64_t last_progress_ms_ = 0;
+  workspace::path_policy policy_;
+  /// Ends the pool jobs of this life.
+  std::stop_source stop_;
+  /// One lifecycle step at a time.
+  async_semaphore lifecycle_{scope_, 1};
+  /// Last: its end destroys suspended protocols, which use everything above.
+  task_scope scope_;
+};
+
+} // namespace troupe::actors

@@ -1,0 +1,49 @@
+#pragma once
+
+#include "actors/coroutine.hpp"
+#include "actors/offload.hpp"
+#include "actors/services.hpp"
+
+#include <map>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+namespace troupe::actors {
+
+/// Persists and restores workspaces on the CPU pool: some jobs at a time, one per snapshot, the rest in
+/// a bounded queue.
+class snapshot_store_state {
+public:
+  using handle_type = local_snapshot_store_actor;
+  static constexpr const char* name = "troupe.snapshot_store";
+
+  snapshot_store_state(self_ptr<handle_type> self, services& shared);
+  ~snapshot_store_state();
+
+  handle_type::behavior_type make_behavior();
+
+private:
+  /// Holds a place among the running jobs, and the snapshot it works on.
+  class place;
+
+  co<result<snapshot_outcome>> persist(persist_snapshot x);
+  co<result<void>> restore(restore_snapshot x);
+  co<result<void>> remove(remove_snapshot x);
+  co<result<bool>> restorable(snapshot_restorable x);
+  co<result<std::string>> fingerprint(compute_fingerprint x);
+
+  /// `overloaded` when the queue is full.
+  std::optional<error> admit(op operation);
+
+  self_ptr<handle_type> self_;
+  services& shared_;
+  uint32_t queued_ = 0;
+  std::stop_source stop_;
+  /// One job per snapshot: waiters by snapshot id.
+  std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;
+  async_semaphore running_;
+  task_scope scope_;
+};
+
+} // namespace troupe::actors
