@@ -1,0 +1,145 @@
+#include "gateway/http/http.hpp"
+
+#include "gateway/http/connection.hpp"
+
+#include <algorithm>
+
+namespace troupe::gateway {
+
+namespace {
+
+char lower(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+}
+
+std::string_view trim(std::string_view text) {
+  auto blank = [](char c) { return c == ' ' || c == '\t'; };
+  while (!text.empty() && blank(text.front()))
+    text.remove_prefix(1);
+  while (!text.empty() && blank(text.back()))
+    text.remove_suffix(1);
+  return text;
+}
+
+/// Takes the text up to `separator` off `rest`.
+std::string_view next_item(std::string_view& rest, char separator) {
+  auto item = rest.substr(0, rest.find(separator));
+  rest.remove_prefix(std::min(rest.size(), item.size() + 1));
+  return trim(item);
+}
+
+/// Whether the parameters of a media range say `q=0`: not acceptable.
+bool is_refused(std::string_view parameters) {
+  while (!parameters.empty()) {
+    auto value = next_item(parameters, ';');
+    auto name = next_item(value, '=');
+    if (equal_ignoring_case(name, "q"))
+      return value.find_first_not_of("0.") == std::string_view::npos;
+  }
+  return false;
+}
+
+/// Collects a body for `body_reader::read_all`.
+void collect(body_reader reader, body_reader::chunk so_far, body_reader::read_done done) {
+  reader.read(body_reader::max_chunk, [reader, so_far = std::move(so_far),
+                                       done = std::move(done)](auto piece) mutable {
+    if (!piece || piece->empty())
+      return done(piece ? result<body_reader::chunk>(std::move(so_far)) : std::move(piece));
+    if (so_far.empty())
+      so_far = std::move(*piece);
+    else
+      so_far.insert(so_far.end(), piece->begin(), piece->end());
+    collect(std::move(reader), std::move(so_far), std::move(done));
+  });
+}
+
+} // namespace
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](char x, char y) { return lower(x) == lower(y); });
+}
+
+// -- header_list ---------------------------------------------------------------------------------
+
+std::optional<std::string_view> header_list::get(std::string_view name) const {
+  for (const auto& [key, value] : fields_)
+    if (equal_ignoring_case(key, name))
+      return value;
+  return std::nullopt;
+}
+
+size_t header_list::count(std::string_view name) const {
+  return static_cast<size_t>(std::count_if(fields_.begin(), fields_.end(), [&](const field& x) {
+    return equal_ignoring_case(x.first, name);
+  }));
+}
+
+// -- request_head --------------------------------------------------------------------------------
+
+const std::string& request_head::param(std::string_view name) const {
+  static const std::string none;
+  for (const auto& [key, value] : params)
+    if (key == name)
+      return value;
+  return none;
+}
+
+bool request_head::accepts(std::string_view mime) const {
+  for (const auto& [name, value] : headers) {
+    if (!equal_ignoring_case(name, "accept"))
+      continue;
+    for (std::string_view rest = value; !rest.empty();) {
+      auto parameters = next_item(rest, ',');
+      if (equal_ignoring_case(next_item(parameters, ';'), mime) && !is_refused(parameters))
+        return true;
+    }
+  }
+  return false;
+}
+
+// -- body_reader ---------------------------------------------------------------------------------
+
+void body_reader::read(size_t max, read_done done) const {
+  connection_->read_body(turn_, std::clamp<size_t>(max, 1, max_chunk), std::move(done));
+}
+
+void body_reader::read_all(uint64_t limit, read_done done) const {
+  connection_->set_body_limit(turn_, limit);
+  collect(*this, {}, std::move(done));
+}
+
+// -- exchange ------------------------------------------------------------------------------------
+
+exchange::exchange(std::shared_ptr<connection> c, uint64_t turn, request_head head)
+  : connection_(std::move(c)), turn_(turn), head_(std::move(head)) {}
+
+exchange::~exchange() {
+  if (!answered_)
+    connection_->answer_dropped(turn_);
+}
+
+void exchange::set_body_limit(uint64_t bytes) {
+  connection_->set_body_limit(turn_, bytes);
+}
+
+void exchange::respond(response answer) {
+  if (!answered_.exchange(true))
+    connection_->respond(turn_, std::move(answer));
+}
+
+void exchange::on_disconnect(std::function<void()> callback) {
+  connection_->on_disconnect(turn_, std::move(callback));
+}
+
+void exchange::post(std::function<void()> task) {
+  connection_->post(std::move(task));
+}
+
+void exchange::set_route(std::string pattern,
+                         std::vector<std::pair<std::string, std::string>> params) {
+  head_.params = std::move(params);
+  connection_->set_route(turn_, std::move(pattern));
+}
+
+} // namespace troupe::gateway

@@ -1,0 +1,107 @@
+#include "gateway/native/api.hpp"
+#include "gateway/native/session_json.hpp"
+
+namespace troupe::gateway {
+
+void api::list_snapshots(call c) {
+  auto page = page_of(c);
+  if (!page) {
+    c.fail(page.error());
+    return;
+  }
+  troupe::list_snapshots query{c.tenant, "", page->first, page->second};
+  bridge_.ask<snapshot_page>(
+    context_->snapshots(),
+    [c](result<snapshot_page> x) {
+      if (!x) {
+        c.fail(x.error());
+        return;
+      }
+      json items = json::array();
+      for (const auto& info : x->items)
+        items.push_back(snapshot_to_json(info));
+      c.answer(200, {{"items", std::move(items)},
+                     {"next_cursor",
+                      x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
+    },
+    std::move(query));
+}
+
+void api::get_snapshot(call c) {
+  troupe::list_snapshots query{c.tenant, c.param("id"), 1, ""};
+  bridge_.ask<snapshot_page>(
+    context_->snapshots(),
+    [c](result<snapshot_page> x) {
+      if (!x)
+        c.fail(x.error());
+      else if (x->items.empty())
+        c.fail(make_error(errc::not_found, op::request, "no such snapshot")
+                 .with("snapshot_id", c.param("id")));
+      else
+        c.answer(200, snapshot_to_json(x->items.front()));
+    },
+    std::move(query));
+}
+
+void api::delete_snapshot(call c) {
+  remove_snapshot request{c.param("id"), c.tenant};
+  bridge_.ask<void>(
+    context_->snapshots(),
+    [c](const result<void>& x) {
+      if (x)
+        c.answer_empty();
+      else
+        c.fail(x.error());
+    },
+    std::move(request));
+}
+
+void api::nodes(call c) {
+  bridge_.ask<node_info>(
+    context_->node,
+    [c](result<node_info> x) {
+      if (!x) {
+        c.fail(x.error());
+        return;
+      }
+      auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count();
+      json items = json::array();
+      items.push_back({{"id", x->id},
+                       {"address", x->address},
+                       {"status", x->status},
+                       {"sessions", x->sessions},
+                       {"running", x->running},
+                       {"capacity", x->capacity},
+                       {"last_seen_at", rfc3339_ms(now)},
+                       {"version", x->version}});
+      c.answer(200, {{"items", std::move(items)}, {"next_cursor", nullptr}});
+    },
+    get_node{});
+}
+
+void api::healthz(call c) {
+  c.answer(200, {{"status", "ok"}});
+}
+
+void api::readyz(call c) {
+  bool ready = context_->ready.load();
+  c.answer(ready ? 200 : 503, {{"status", ready ? "ready" : "not ready"}});
+}
+
+void api::metrics(call c) {
+  response x;
+  x.headers.add("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+  x.body = context_->metrics();
+  c.http->respond(std::move(x));
+}
+
+void api::openapi(call c) {
+  std::vector<described_route> described;
+  for (const auto& r : routes())
+    described.push_back({r.method, r.pattern, r.summary});
+  c.answer(200, openapi_document(described));
+}
+
+} // namespace troupe::gateway

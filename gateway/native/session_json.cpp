@@ -1,0 +1,222 @@
+#include "gateway/native/session_json.hpp"
+
+#include "gateway/native/object_reader.hpp"
+#include "workspace/manifest_json.hpp"
+
+namespace troupe::gateway {
+
+namespace {
+
+error invalid(const std::string& field, const std::string& message) {
+  return make_error(errc::invalid_request, op::create, message).with("field", field);
+}
+
+std::optional<int64_t> milliseconds(std::optional<std::chrono::nanoseconds> x) {
+  if (!x)
+    return std::nullopt;
+  return std::chrono::ceil<std::chrono::milliseconds>(*x).count();
+}
+
+/// `null` means no limit, a missing member the default.
+void read_concurrency(object_reader& in, const char* key, std::optional<int32_t>& out) {
+  if (auto value = in.integer(key, 1, 100'000))
+    out = static_cast<int32_t>(*value);
+  else if (in.has(key))
+    out.reset();
+}
+
+result<void> read_limits(const json& value, session_limits& out) {
+  object_reader in{value, "limits"};
+  out.exec_timeout_ms = milliseconds(in.seconds("exec_timeout_s"));
+  out.output_bytes = in.integer("output_bytes", 0, int64_t{1} << 40);
+  // A limit that nothing enforces must not be promised.
+  for (const char* key : {"cpus", "memory_bytes", "pids", "disk_bytes"})
+    if (in.any(key))
+      return unexpected(make_error(errc::sandbox_config_invalid, op::create,
+                                   "unix_local cannot enforce `limits." + std::string{key} + "`")
+                          .with("field", "limits." + std::string{key}));
+  return in.finish();
+}
+
+result<void> check_network(const json& value) {
+  if (value == "host")
+    return {};
+  if (value == "none" || value.is_object())
+    return unexpected(make_error(errc::sandbox_config_invalid, op::create,
+                                 "unix_local shares the host's network and cannot restrict it")
+                        .with("field", "network"));
+  return unexpected(
+    invalid("network", "`network` must be \"none\", \"host\" or {\"allow\": [...]}"));
+}
+
+result<void> read_ports(const json& value, const std::string& field, std::vector<int32_t>& out) {
+  if (!value.is_array())
+    return unexpected(invalid(field, "`" + field + "` must be a list of ports"));
+  for (const auto& port : value) {
+    if (!port.is_number_integer() || port.get<int64_t>() < 1 || port.get<int64_t>() > 65535)
+      return unexpected(
+        invalid(field, "`" + field + "` must be a list of integers from 1 to 65535"));
+    auto number = port.get<int32_t>();
+    if (std::find(out.begin(), out.end(), number) == out.end())
+      out.push_back(number);
+  }
+  return {};
+}
+
+result<void> read_options(const json& value, session_spec& spec) {
+  object_reader in{value, "options"};
+  if (auto type = in.text("type")) {
+    auto kind = backend_from_string(*type);
+    if (!kind)
+      return unexpected(
+        invalid("options.type", "unknown sandbox client options type `" + *type + "`"));
+    spec.state.type = *kind;
+  }
+  if (auto* ports = in.any("exposed_ports"))
+    if (auto ok = read_ports(*ports, "options.exposed_ports", spec.state.exposed_ports); !ok)
+      return ok;
+  return in.finish();
+}
+
+result<snapshot_ref> read_snapshot(const json& value) {
+  // A local snapshot without a place goes into the server's own folder.
+  bool placeless = value.is_object() && value.contains("type") && value["type"] == "local"
+                   && !value.contains("base_path");
+  if (!placeless)
+    return workspace::parse_snapshot(value, false);
+  auto given = value;
+  given["base_path"] = "/";
+  auto parsed = workspace::parse_snapshot(given, false);
+  if (parsed)
+    parsed->base_path.clear();
+  return parsed;
+}
+
+json optional_time(int64_t ms) {
+  return ms > 0 ? json(rfc3339_ms(ms)) : json(nullptr);
+}
+
+} // namespace
+
+result<session_spec> parse_create_request(const json& body, backend_kind default_backend) {
+  session_spec spec;
+  spec.state.type = default_backend;
+  object_reader in{body};
+  if (auto* value = in.any("manifest")) {
+    auto parsed = workspace::parse_manifest(*value);
+    if (!parsed)
+      return unexpected(std::move(parsed.error()));
+    spec.state.manifest = std::move(*parsed);
+  }
+  if (auto* value = in.any("snapshot")) {
+    auto parsed = read_snapshot(*value);
+    if (!parsed)
+      return unexpected(std::move(parsed.error()));
+    spec.state.snapshot = std::move(*parsed);
+  }
+  if (auto* value = in.any("options"))
+    if (auto ok = read_options(*value, spec); !ok)
+      return unexpected(std::move(ok.error()));
+  if (auto* value = in.any("exposed_ports"))
+    if (auto ok = read_ports(*value, "exposed_ports", spec.state.exposed_ports); !ok)
+      return unexpected(std::move(ok.error()));
+  if (auto* value = in.any("concurrency_limits")) {
+    object_reader limits{*value, "concurrency_limits"};
+    read_concurrency(limits, "manifest_entries", spec.concurrency.manifest_entries);
+    read_concurrency(limits, "local_dir_files", spec.concurrency.local_dir_files);
+    if (auto ok = limits.finish(); !ok)
+      return unexpected(std::move(ok.error()));
+  }
+  if (auto* value = in.any("limits"))
+    if (auto ok = read_limits(*value, spec.limits); !ok)
+      return unexpected(std::move(ok.error()));
+  if (auto* value = in.any("network"))
+    if (auto ok = check_network(*value); !ok)
+      return unexpected(std::move(ok.error()));
+  spec.labels = in.text_map("labels").value_or(std::map<std::string, std::string>{});
+  spec.idle_timeout_ms = milliseconds(in.seconds("idle_timeout_s"));
+  spec.max_lifetime_ms = milliseconds(in.seconds("max_lifetime_s"));
+  spec.start = in.boolean("start").value_or(true);
+  if (auto ok = in.finish(); !ok)
+    return unexpected(std::move(ok.error()));
+  return spec;
+}
+
+result<session_spec> parse_resume_request(const json& body) {
+  session_spec spec;
+  object_reader in{body};
+  auto* value = in.any("state");
+  if (!value)
+    return unexpected(invalid("state", "`state` is missing"));
+  auto state = workspace::parse_state(*value);
+  if (!state)
+    return unexpected(std::move(state.error()));
+  if (!state->redacted_host_path_grants.empty())
+    return unexpected(make_error(errc::invalid_state, op::resume,
+                                 "the state's host path grants must be bound again by trusted code")
+                        .with("paths", state->redacted_host_path_grants));
+  spec.state = std::move(*state);
+  spec.id = spec.state.session_id;
+  spec.resumed = true;
+  if (auto* options = in.any("options")) {
+    auto type = spec.state.type;
+    if (auto ok = read_options(*options, spec); !ok)
+      return unexpected(std::move(ok.error()));
+    if (spec.state.type != type)
+      return unexpected(
+        invalid("options.type", "the options are for another backend than the state"));
+  }
+  if (auto ok = in.finish(); !ok)
+    return unexpected(std::move(ok.error()));
+  return spec;
+}
+
+json session_to_json(const session_view& x, bool with_state) {
+  const auto& spec = x.record.spec;
+  const auto& live = x.record.live;
+  json expires = nullptr;
+  if (spec.max_lifetime_ms)
+    expires = rfc3339_ms(live.created_at_ms + *spec.max_lifetime_ms);
+  json walls = json::array();
+  for (const auto& wall : x.walls)
+    walls.push_back({{"name", wall.name}, {"enforced", wall.enforced}, {"note", wall.note}});
+  json out{
+    {"id", spec.id},
+    {"status", to_string(live.status)},
+    {"backend", to_string(spec.state.type)},
+    {"node", x.node},
+    {"tenant", spec.tenant},
+    {"labels", json(spec.labels)},
+    {"created_at", rfc3339_ms(live.created_at_ms)},
+    {"started_at", optional_time(live.started_at_ms)},
+    {"last_used_at", optional_time(live.last_used_at_ms)},
+    {"expires_at", std::move(expires)},
+    {"restarts", live.restarts},
+    {"last_error", live.last_error ? error_to_json(*live.last_error) : json(nullptr)},
+    {"usage",
+     {{"cpu_s", static_cast<double>(x.usage.cpu_ms) / 1000.0},
+      {"memory_bytes", x.usage.memory_bytes},
+      {"disk_bytes", x.usage.disk_bytes},
+      {"pids", x.usage.pids}}},
+    {"walls", std::move(walls)},
+    {"warnings", live.warnings},
+  };
+  if (spec.labels.empty())
+    out["labels"] = json::object();
+  if (with_state)
+    out["state"] = workspace::dump_state(spec.state);
+  return out;
+}
+
+json snapshot_to_json(const snapshot_info& x) {
+  return {{"id", x.id},
+          {"session", x.session_id},
+          {"created_at", rfc3339_ms(x.created_at_ms)},
+          {"size_bytes", x.size_bytes},
+          {"stored_bytes", x.stored_bytes},
+          {"files", x.files},
+          {"layers", x.layers},
+          {"parent", x.parent.empty() ? json(nullptr) : json(x.parent)}};
+}
+
+} // namespace troupe::gateway

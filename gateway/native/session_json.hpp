@@ -1,0 +1,19 @@
+#pragma once
+
+#include "messages/json.hpp"
+#include "messages/requests.hpp"
+
+namespace troupe::gateway {
+
+/// Reads a create request. The id is left empty.
+result<session_spec> parse_create_request(const json& body, backend_kind default_backend);
+
+/// Reads `{"state": ..., "options"?: ...}`.
+result<session_spec> parse_resume_request(const json& body);
+
+/// A session as clients see it. `with_state`: with the serialised state, which lists leave out.
+json session_to_json(const session_view& x, bool with_state = true);
+
+json snapshot_to_json(const snapshot_info& x);
+
+} // namespace troupe::gateway
