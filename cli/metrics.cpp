@@ -1,0 +1,46 @@
+#include "cli/metrics.hpp"
+
+namespace troupe::cli {
+
+namespace {
+
+void counter(std::string& out, const char* name, const char* help, uint64_t value) {
+  out += "# HELP " + std::string{name} + " " + help + "\n# TYPE " + name + " counter\n" + name + " "
+         + std::to_string(value) + "\n";
+}
+
+void gauge(std::string& out, const char* name, const char* help, uint64_t value) {
+  out += "# HELP " + std::string{name} + " " + help + "\n# TYPE " + name + " gauge\n" + name + " "
+         + std::to_string(value) + "\n";
+}
+
+} // namespace
+
+std::string render_metrics(actors::services& shared, const http_metrics& http) {
+  const auto& m = shared.metrics;
+  std::string out;
+  counter(out, "troupe_sessions_created_total", "Sessions made.", m.sessions_created);
+  counter(out, "troupe_sessions_removed_total", "Sessions deleted.", m.sessions_removed);
+  counter(out, "troupe_session_restarts_total", "Sessions started again after a crash.",
+          m.session_restarts);
+  counter(out, "troupe_commands_started_total", "Commands started.", m.commands_started);
+  counter(out, "troupe_commands_failed_total",
+          "Commands that could not run, timed out or were cancelled.", m.commands_failed);
+  counter(out, "troupe_snapshots_persisted_total", "Snapshots written.", m.snapshots_persisted);
+  counter(out, "troupe_snapshots_restored_total", "Snapshots restored.", m.snapshots_restored);
+  counter(out, "troupe_events_published_total", "Events published.", m.events_published);
+  counter(out, "troupe_events_dropped_total", "Events that did not reach the journal.",
+          m.events_dropped);
+  gauge(out, "troupe_io_jobs_queued", "Jobs waiting for the I/O pool.", shared.io.queued());
+  gauge(out, "troupe_cpu_jobs_queued", "Jobs waiting for the CPU pool.", shared.cpu.queued());
+  out += "# HELP troupe_http_requests_total HTTP requests by class of status.\n"
+         "# TYPE troupe_http_requests_total counter\n";
+  for (int i = 1; i <= 5; ++i)
+    out += "troupe_http_requests_total{class=\"" + std::to_string(i) + "xx\"} "
+           + std::to_string(http.by_class[i].load()) + "\n";
+  counter(out, "troupe_http_request_microseconds_total", "Time spent on HTTP requests.",
+          http.total_us);
+  return out;
+}
+
+} // namespace troupe::cli

@@ -1,0 +1,132 @@
+#include "cli/serve.hpp"
+
+#include "actors/node_host.hpp"
+#include "cli/metrics.hpp"
+#include "gateway/http/server.hpp"
+#include "gateway/native/api.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <thread>
+
+namespace troupe::cli {
+
+namespace {
+
+/// Answers that are on their way may still take this long once the sessions are down.
+constexpr auto http_grace = std::chrono::seconds{2};
+
+int fail(const error& x) {
+  std::fprintf(stderr, "troupe: %s %s\n", x.message.c_str(), x.context.c_str());
+  return 1;
+}
+
+int wait_for_signal() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  int signal = 0;
+  sigwait(&set, &signal);
+  return signal;
+}
+
+/// Ends the process if its clean end hangs, or at once on a second signal.
+void start_watchdog(std::chrono::milliseconds after) {
+  std::thread{[after] {
+    auto give_up = std::chrono::steady_clock::now() + after;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    auto left = std::chrono::duration_cast<std::chrono::seconds>(
+      give_up - std::chrono::steady_clock::now());
+    timespec timeout{left.count(), 0};
+    sigtimedwait(&set, nullptr, &timeout);
+    std::fprintf(stderr, "troupe: the clean stop did not end; what runs is killed\n");
+    ::_exit(3);
+  }}.detach();
+}
+
+} // namespace
+
+int serve(serve_config config) {
+  if (config.keys.empty() && !is_loopback(config.host))
+    return fail(make_error(errc::sandbox_config_invalid, op::start,
+                           "without `api_keys` the server binds loopback addresses only")
+                  .with("listen", config.host));
+  if (config.node.state_dir.empty())
+    return fail(make_error(errc::sandbox_config_invalid, op::start, "--state-dir is missing"));
+
+  config.node.address = config.host + ":" + std::to_string(config.port);
+  auto host = actors::node_host::start(config.node, [] {
+    std::fprintf(stderr, "troupe: its actors died too often; the process ends\n");
+    ::_exit(3);
+  });
+  if (!host)
+    return fail(host.error());
+  auto& shared = (*host)->shared();
+
+  http_metrics http;
+  auto context = std::make_shared<gateway::api_context>();
+  context->supervisor_of = [h = host->get()](const std::string& id) -> supervisor_actor {
+    return h->supervisor_of(id);
+  };
+  context->registry = [&shared] { return shared.directory.registry(); };
+  context->snapshots = [&shared]() -> snapshot_store_actor { return shared.directory.snapshots(); };
+  context->events = [&shared] { return shared.directory.events(); };
+  context->node = (*host)->node();
+  context->metrics = [&shared, &http] { return render_metrics(shared, http); };
+  context->default_backend = config.node.default_backend;
+  context->keys = config.keys;
+  context->snapshot_roots = config.snapshot_roots;
+
+  gateway::router routes;
+  gateway::api api{(*host)->system(), context};
+  api.add_to(routes);
+  gateway::server_options options;
+  options.address = config.host;
+  options.port = config.port;
+  options.max_connections = config.max_connections;
+  options.on_access = [&http](const gateway::access_record& x) {
+    auto index = static_cast<size_t>(x.status / 100);
+    if (index < std::size(http.by_class))
+      http.by_class[index].fetch_add(1, std::memory_order_relaxed);
+    http.total_us.fetch_add(
+      static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(x.duration).count()),
+      std::memory_order_relaxed);
+  };
+  auto server = gateway::server::start(std::move(options), [&routes](auto x) { routes(x); });
+  if (!server)
+    return fail(server.error());
+  context->ready = true;
+
+  auto bracketed = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
+  auto url = "http://" + bracketed + ":" + std::to_string((*server)->port());
+  std::printf("troupe listens on %s\n"
+              "backend %s%s\n"
+              "try: curl -s -X POST %s/v1/sessions -d '{}'\n",
+              url.c_str(), std::string{to_string(config.node.default_backend)}.c_str(),
+              config.node.default_backend == backend_kind::unix_local
+                ? ": NO ISOLATION, commands run as the server's own user"
+                : "",
+              url.c_str());
+  std::fflush(stdout);
+
+  wait_for_signal();
+  std::fprintf(stderr, "troupe: stopping; sessions go into their snapshots (at most %lld s)\n",
+               static_cast<long long>(config.shutdown_timeout.count() / 1000));
+  context->ready = false;
+  start_watchdog(config.shutdown_timeout + std::chrono::seconds{15});
+  auto report = (*host)->shutdown(config.shutdown_timeout);
+  (*server)->stop(http_grace);
+  if (report)
+    std::fprintf(stderr, "troupe: %u sessions stopped, %u failed\n", report->stopped,
+                 report->failed);
+  return 0;
+}
+
+} // namespace troupe::cli
