@@ -1,0 +1,302 @@
+// What a whole server does under load, against the machine's own limits in the same run. One mode a
+// call: cycle, cycle-snapshot, manifest, local-dir, stop, idle. See README.md.
+
+#include "bench/http_client.hpp"
+#include "bench/support.hpp"
+
+#include <sys/stat.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <random>
+#include <thread>
+
+namespace {
+
+using namespace troupe::bench;
+
+/// A `troupe serve` on a folder of its own.
+class server {
+public:
+  explicit server(const std::string& folder) {
+    auto config = folder + "/config.json";
+    std::ofstream{config} << R"({"local_source_roots": [")" << folder << R"("]})";
+    int out[2];
+    if (::pipe2(out, O_CLOEXEC) != 0)
+      die("pipe2");
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+    auto state = folder + "/state";
+    std::vector<std::string> args{TROUPE_BENCH_TROUPE, "serve",    "--listen", "127.0.0.1:0",
+                                  "--state-dir",       state, "--config", config};
+    std::vector<char*> argv;
+    for (auto& x : args)
+      argv.push_back(x.data());
+    argv.push_back(nullptr);
+    if (::posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), ::environ) != 0)
+      die("posix_spawn");
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::close(out[1]);
+    std::string line;
+    char c;
+    while (::read(out[0], &c, 1) == 1 && c != '\n')
+      line += c;
+    auto colon = line.rfind(':');
+    if (colon == std::string::npos)
+      die("the server did not start");
+    port_ = static_cast<uint16_t>(std::atoi(line.c_str() + colon + 1));
+    std::thread{[fd = out[0]] { // keeps the pipe empty
+      char sink[4096];
+      while (::read(fd, sink, sizeof sink) > 0) {
+      }
+    }}.detach();
+  }
+  server(const server&) = delete;
+  server& operator=(const server&) = delete;
+  ~server() {
+    ::kill(pid_, SIGTERM);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  uint16_t port() const {
+    return port_;
+  }
+
+  /// Resident memory, in KiB: "VmRSS" now, "VmHWM" at its highest.
+  long memory_kib(const std::string& field) const {
+    std::ifstream in{"/proc/" + std::to_string(pid_) + "/status"};
+    for (std::string line; std::getline(in, line);)
+      if (line.rfind(field + ":", 0) == 0)
+        return std::atol(line.c_str() + field.size() + 1);
+    return 0;
+  }
+
+private:
+  pid_t pid_ = 0;
+  uint16_t port_ = 0;
+};
+
+/// Runs `work(worker, i)` n times on `threads` threads; how many a second.
+double rate(int n, int threads, const std::function<void(int)>& work) {
+  std::atomic<int> next{0};
+  auto begun = clock_type::now();
+  std::vector<std::thread> all;
+  for (int t = 0; t < threads; ++t)
+    all.emplace_back([&] {
+      for (int i = next++; i < n; i = next++)
+        work(t);
+    });
+  for (auto& x : all)
+    x.join();
+  return n / seconds{clock_type::now() - begun}.count();
+}
+
+std::string exec_body(const std::string& program) {
+  return R"({"command": [")" + program + R"("], "shell": false})";
+}
+
+/// Create, start, exec, stop, delete; 16 at a time.
+void cycle(server& s, bool with_snapshot, int n) {
+  constexpr int parallel = 16;
+  std::string create = "{}";
+  if (with_snapshot) {
+    create = R"({"snapshot": {"type": "local"}, "manifest": {"entries": {)";
+    for (int i = 0; i < 100; ++i)
+      create += (i > 0 ? "," : "") + std::string{"\"f"} + std::to_string(i)
+                + R"(": {"type": "file", "content": "content of file )" + std::to_string(i)
+                + R"("})";
+    create += "}}}";
+  }
+  std::vector<std::unique_ptr<http_client>> clients;
+  for (int i = 0; i < parallel; ++i)
+    clients.push_back(std::make_unique<http_client>(s.port()));
+  auto body = exec_body(TROUPE_BENCH_NOOP);
+  auto one = [&](int t) {
+    auto& c = *clients[static_cast<size_t>(t)];
+    auto id = http_client::id_of(c.expect(201, "POST", "/v1/sessions", create));
+    auto path = "/v1/sessions/" + id;
+    c.expect(200, "POST", path + "/exec", body);
+    c.expect(200, "POST", path + "/stop");
+    c.expect(204, "DELETE", path);
+  };
+  rate(parallel * 4, parallel, one); // warm
+  // By turns, so that both see the same machine.
+  double ours = 0;
+  double plain = 0;
+  constexpr int turns = 5;
+  for (int i = 0; i < turns; ++i) {
+    plain += rate(n / turns, parallel, [](int) { run_by_posix_spawn(TROUPE_BENCH_NOOP); }) / turns;
+    ours += rate(n / turns, parallel, one) / turns;
+  }
+  std::printf("{\"bench\":\"%s\",\"n\":%d,\"cycles_per_s\":%.1f,\"posix_spawn_per_s\":%.1f,"
+              "\"ratio\":%.3f}\n",
+              with_snapshot ? "cycle_snapshot" : "cycle", n, ours, plain, ours / plain);
+}
+
+/// A manifest of 1,000 small files, in one round trip, against openat, write, close.
+void manifest(server& s, const std::string& folder, int n) {
+  constexpr int files = 1000;
+  std::string create = R"({"manifest": {"entries": {)";
+  std::string content(1024, 'x');
+  for (int i = 0; i < files; ++i)
+    create += (i > 0 ? "," : "") + std::string{"\"f"} + std::to_string(i)
+              + R"(": {"type": "file", "content": ")" + content + "\"}";
+  create += "}}}";
+  http_client c{s.port()};
+  std::vector<double> ours;
+  std::vector<double> plain;
+  for (int i = 0; i < n; ++i) {
+    auto path = folder + "/plain" + std::to_string(i);
+    plain.push_back(timed([&] {
+      ::mkdir(path.c_str(), 0755);
+      int dir = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      for (int f = 0; f < files; ++f) {
+        int fd = ::openat(dir, ("f" + std::to_string(f)).c_str(),
+                          O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+        if (::write(fd, content.data(), content.size()) < 0)
+          die("write");
+        ::close(fd);
+      }
+      ::close(dir);
+    }));
+    std::string id;
+    ours.push_back(
+      timed([&] { id = http_client::id_of(c.expect(201, "POST", "/v1/sessions", create)); }));
+    c.expect(204, "DELETE", "/v1/sessions/" + id);
+    std::filesystem::remove_all(path);
+  }
+  print_pair("manifest_1000_files", "http_ms", ours, "plain_loop_ms", plain);
+}
+
+/// A `local_dir` of 5,000 files against `cp -r`.
+void local_dir(server& s, const std::string& folder, int n) {
+  auto source = folder + "/source";
+  for (int d = 0; d < 50; ++d) {
+    std::filesystem::create_directories(source + "/d" + std::to_string(d));
+    for (int f = 0; f < 100; ++f)
+      std::ofstream{source + "/d" + std::to_string(d) + "/f" + std::to_string(f)}
+        << std::string(2048, 'y');
+  }
+  auto create = R"({"manifest": {"entries": {"t": {"type": "local_dir", "src": ")" + source
+                + R"("}}}})";
+  http_client c{s.port()};
+  std::vector<double> ours;
+  std::vector<double> plain;
+  for (int i = 0; i < n; ++i) {
+    auto copy = folder + "/copy" + std::to_string(i);
+    plain.push_back(timed([&] { run("cp -r " + source + " " + copy); }));
+    std::string id;
+    ours.push_back(
+      timed([&] { id = http_client::id_of(c.expect(201, "POST", "/v1/sessions", create)); }));
+    c.expect(204, "DELETE", "/v1/sessions/" + id);
+    std::filesystem::remove_all(copy);
+  }
+  print_pair("local_dir_5000_files", "http_ms", ours, "cp_r_ms", plain);
+}
+
+/// A stop of 2,000 files and 100 MB, half of it random, against tar | zstd; what it does to the
+/// server's memory and to another session's commands.
+void stop(server& s, const std::string& folder, int n) {
+  http_client c{s.port()};
+  auto created = c.expect(201, "POST", "/v1/sessions", R"({"snapshot": {"type": "local"}})");
+  auto id = http_client::id_of(created);
+  auto root_at = created.find("\"root\":\"") + 8;
+  auto root = created.substr(root_at, created.find('"', root_at) - root_at);
+  std::mt19937_64 random{7};
+  for (int i = 0; i < 2000; ++i) {
+    auto dir = root + "/d" + std::to_string(i % 40);
+    std::filesystem::create_directories(dir);
+    std::string data(50'000, ' ');
+    for (size_t k = 0; k < data.size(); ++k)
+      data[k] = i % 2 == 0 ? static_cast<char>(random()) : "the quick brown fox "[k % 20];
+    std::ofstream{dir + "/f" + std::to_string(i)} << data;
+  }
+  auto other = http_client::id_of(c.expect(201, "POST", "/v1/sessions", "{}"));
+  auto probe = [&](std::atomic<bool>& go_on) {
+    http_client mine{s.port()};
+    std::vector<double> times;
+    auto body = exec_body(TROUPE_BENCH_NOOP);
+    while (go_on)
+      times.push_back(
+        timed([&] { mine.expect(200, "POST", "/v1/sessions/" + other + "/exec", body); }));
+    return times;
+  };
+  std::atomic<bool> go_on{true};
+  std::vector<double> quiet;
+  std::thread warm{[&] { quiet = probe(go_on); }};
+  std::this_thread::sleep_for(std::chrono::seconds{2});
+  go_on = false;
+  warm.join();
+  auto before = s.memory_kib("VmHWM");
+  std::vector<double> ours;
+  std::vector<double> plain;
+  for (int i = 0; i < n; ++i) {
+    plain.push_back(timed([&] {
+      run("tar -cf - -C " + root + " . | zstd -3 -T2 -q -o " + folder + "/t" + std::to_string(i)
+          + ".zst");
+    }));
+    ours.push_back(timed([&] { c.expect(200, "POST", "/v1/sessions/" + id + "/stop"); }));
+  }
+  auto after = s.memory_kib("VmHWM");
+  go_on = true;
+  std::vector<double> busy;
+  std::thread beside{[&] { busy = probe(go_on); }};
+  for (int i = 0; i < n; ++i)
+    c.expect(200, "POST", "/v1/sessions/" + id + "/stop");
+  go_on = false;
+  beside.join();
+  std::printf("{\"bench\":\"stop_memory\",\"peak_growth_mib\":%.1f}\n",
+              static_cast<double>(after - before) / 1024);
+  std::printf("{\"bench\":\"exec_beside_stop\",\"quiet_ms\":{\"p50\":%.2f,\"p99\":%.2f},"
+              "\"beside_ms\":{\"p50\":%.2f,\"p99\":%.2f},\"ratio_p99\":%.2f}\n",
+              quantile(quiet, 0.5) / 1000, quantile(quiet, 0.99) / 1000,
+              quantile(busy, 0.5) / 1000, quantile(busy, 0.99) / 1000,
+              quantile(busy, 0.99) / quantile(quiet, 0.99));
+  print_pair("stop_2000_files_100_mb", "http_ms", ours, "tar_zstd_ms", plain);
+}
+
+/// Memory of started sessions that do nothing.
+void idle(server& s, int n) {
+  http_client c{s.port()};
+  c.expect(201, "POST", "/v1/sessions", "{}");
+  auto before = s.memory_kib("VmRSS");
+  for (int i = 0; i < n; ++i)
+    c.expect(201, "POST", "/v1/sessions", "{}");
+  auto after = s.memory_kib("VmRSS");
+  std::printf("{\"bench\":\"idle_sessions\",\"n\":%d,\"kib_each\":%.1f}\n", n,
+              static_cast<double>(after - before) / n);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  std::string mode = argc > 1 ? argv[1] : "";
+  int n = argc > 2 ? std::atoi(argv[2]) : 0;
+  auto folder = (std::filesystem::temp_directory_path() / "troupe-bench-XXXXXX").string();
+  if (::mkdtemp(folder.data()) == nullptr)
+    die("mkdtemp");
+  {
+    server s{folder};
+    if (mode == "cycle")
+      cycle(s, false, n > 0 ? n : 2000);
+    else if (mode == "cycle-snapshot")
+      cycle(s, true, n > 0 ? n : 500);
+    else if (mode == "manifest")
+      manifest(s, folder, n > 0 ? n : 20);
+    else if (mode == "local-dir")
+      local_dir(s, folder, n > 0 ? n : 10);
+    else if (mode == "stop")
+      stop(s, folder, n > 0 ? n : 5);
+    else if (mode == "idle")
+      idle(s, n > 0 ? n : 2000);
+    else
+      std::fprintf(stderr,
+                   "usage: bench_server_load cycle|cycle-snapshot|manifest|local-dir|stop|idle "
+                   "[N]\n");
+  }
+  std::filesystem::remove_all(folder);
+}
