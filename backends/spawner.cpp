@@ -97,8 +97,10 @@ std::vector<std::string> candidates(const spawn_request& request) {
   std::vector<std::string> out;
   for (size_t at = 0; at <= path.size() && out.size() < limit;) {
     auto end = std::min(path.find(':', at), path.size());
-    auto directory = std::string{path.substr(at, end - at)};
-    out.push_back(directory.empty() ? name : directory + "/" + name);
+    auto place = std::string{path.substr(at, end - at)};
+    if (!place.empty())
+      place += '/';
+    out.push_back(place += name);
     at = end + 1;
   }
   return out;

@@ -2,6 +2,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# A checkout elsewhere finds what this one compiled.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+
 packages=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates curl
   libcaf-dev libarchive-dev nlohmann-json3-dev libzstd-dev libsqlite3-dev libssl-dev

@@ -276,7 +276,7 @@ std::vector<std::string> unix_local_sandbox::environment_of(
   variables.erase("TROUPE_SESSION_ID");
   std::vector<std::string> out{marker(config_.session_id)};
   for (const auto& [name, value] : variables)
-    out.push_back(name + "=" + value);
+    out.emplace_back(name).append("=").append(value);
   return out;
 }
 

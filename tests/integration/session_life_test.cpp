@@ -78,7 +78,7 @@ BOOST_AUTO_TEST_CASE(a_stop_writes_a_snapshot_that_another_node_resumes) {
   auto id = make(x);
   output(id, "echo changed > keep; echo stale > eph; echo new > other; ln -s /nowhere link");
   auto stopped = ask<session_view>(id, stop_session{});
-  BOOST_REQUIRE_MESSAGE(stopped.has_value(), stopped ? "" : stopped.error().message);
+  BOOST_REQUIRE_MESSAGE(stopped.has_value(), why(stopped));
   BOOST_TEST(stopped->record.spec.state.snapshot_fingerprint.has_value());
   BOOST_TEST(std::filesystem::exists(folder() + "/snap/" + id + ".tar"));
   auto state = stopped->record.spec.state;
@@ -90,7 +90,7 @@ BOOST_AUTO_TEST_CASE(a_stop_writes_a_snapshot_that_another_node_resumes) {
   again.resumed = true;
   auto resumed = elsewhere.host().ask<session_view>(elsewhere.host().supervisor_of(id),
                                                     resume_session{again});
-  BOOST_REQUIRE_MESSAGE(resumed.has_value(), resumed ? "" : resumed.error().message);
+  BOOST_REQUIRE_MESSAGE(resumed.has_value(), why(resumed));
   BOOST_TEST(elsewhere.output(id, "cat keep eph other; readlink link")
              == "changed\nfreshnew\n/nowhere\n");
 }
@@ -147,7 +147,7 @@ BOOST_AUTO_TEST_CASE(a_close_runs_hooks_then_stops_then_shuts_down) {
   auto id = make(with_snapshot());
   BOOST_REQUIRE(ask<std::string>(id, add_pre_stop_hook{{"echo hook > hook.txt"}, {}}).has_value());
   auto closed = ask<session_view>(id, close_session{});
-  BOOST_REQUIRE_MESSAGE(closed.has_value(), closed ? "" : closed.error().message);
+  BOOST_REQUIRE_MESSAGE(closed.has_value(), why(closed));
   BOOST_TEST((closed->record.live.status == session_status::stopped));
   BOOST_TEST(!ask<bool>(id, session_running{}).value());
   BOOST_REQUIRE(ask<session_view>(id, start_session{}).has_value());
@@ -187,7 +187,7 @@ BOOST_AUTO_TEST_CASE(a_workspace_goes_out_and_comes_back_as_a_tar) {
   auto id = make();
   output(id, "mkdir d; echo x > d/f");
   auto out = ask<file_opened>(id, export_workspace{});
-  BOOST_REQUIRE_MESSAGE(out.has_value(), out ? "" : out.error().message);
+  BOOST_REQUIRE_MESSAGE(out.has_value(), why(out));
   auto bytes = ask<file_chunk>(id, file_read_chunk{out->handle, 0, 1 << 20});
   BOOST_REQUIRE(bytes.has_value());
   BOOST_TEST(bytes->data.size() == out->size);
@@ -196,7 +196,7 @@ BOOST_AUTO_TEST_CASE(a_workspace_goes_out_and_comes_back_as_a_tar) {
   BOOST_REQUIRE(in.has_value());
   BOOST_REQUIRE(ask<void>(other, file_write_chunk{in->handle, bytes->data}).has_value());
   auto done = ask<void>(other, commit_import{in->handle});
-  BOOST_REQUIRE_MESSAGE(done.has_value(), done ? "" : done.error().message);
+  BOOST_REQUIRE_MESSAGE(done.has_value(), why(done));
   BOOST_TEST(output(other, "cat d/f") == "x\n");
 }
 

@@ -16,6 +16,12 @@ namespace troupe::tests {
 
 using namespace troupe::actors;
 
+/// What went wrong, for a test's message.
+template <class T>
+std::string why(const result<T>& x) {
+  return x ? "" : x.error().message + " " + x.error().context;
+}
+
 /// A whole node on a temporary state directory, with real processes below it.
 class node_fixture {
 public:
@@ -59,7 +65,7 @@ public:
   /// A started session; fails the test if it cannot be had.
   std::string make(session_spec x) {
     auto made = create(std::move(x));
-    BOOST_REQUIRE_MESSAGE(made.has_value(), made ? "" : made.error().message);
+    BOOST_REQUIRE_MESSAGE(made.has_value(), why(made));
     return made->record.spec.id;
   }
 
@@ -69,7 +75,7 @@ public:
 
   local_session_actor session(const std::string& id) {
     auto found = host_->ask<local_session_actor>(host_->supervisor_of(id), lookup_local{id});
-    BOOST_REQUIRE_MESSAGE(found.has_value(), found ? "" : found.error().message);
+    BOOST_REQUIRE_MESSAGE(found.has_value(), why(found));
     return *found;
   }
 
@@ -90,7 +96,7 @@ public:
   /// Output of a command that must succeed.
   std::string output(const std::string& id, const std::string& command) {
     auto x = exec(id, command);
-    BOOST_REQUIRE_MESSAGE(x.has_value(), x ? "" : x.error().message);
+    BOOST_REQUIRE_MESSAGE(x.has_value(), why(x));
     BOOST_TEST(x->exit_code == 0, command << ": " << x->stderr_data);
     return x->stdout_data;
   }
@@ -147,7 +153,7 @@ public:
 private:
   void boot() {
     auto host = node_host::start(config_, [] { std::abort(); });
-    BOOST_REQUIRE_MESSAGE(host.has_value(), host ? "" : host.error().message);
+    BOOST_REQUIRE_MESSAGE(host.has_value(), why(host));
     host_ = std::move(*host);
   }
 

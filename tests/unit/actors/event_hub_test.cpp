@@ -32,7 +32,7 @@ struct journal_state {
       [this](const read_events& x) -> caf::result<std::vector<event>> {
         std::vector<event> out;
         for (const auto& e : *journal)
-          if (e.id > x.after_id && out.size() < static_cast<size_t>(x.limit)
+          if (e.id > x.after_id && e.tenant == x.tenant && out.size() < static_cast<size_t>(x.limit)
               && (x.session_id.empty() || e.session_id == x.session_id))
             out.push_back(e);
         return out;

@@ -27,17 +27,15 @@ struct fake_entry_state {
   static constexpr const char* name = "fake_entry";
 
   fake_entry_state(self_ptr<entry_actor> ptr, script* s) : self(ptr), what(s) {
+    what->most = std::max(what->most, ++what->running);
   }
   ~fake_entry_state() {
-    if (busy)
-      --what->running;
+    --what->running;
   }
 
   entry_actor::behavior_type make_behavior() {
     return {
       [this](entry_job_ptr& job) -> caf::result<materialized_files> {
-        busy = true;
-        what->most = std::max(what->most, ++what->running);
         reply_to<materialized_files> reply{self};
         self->send(entry_actor{self}, action{[this, job, reply] { work(*job, reply); }});
         return reply;
@@ -63,7 +61,6 @@ struct fake_entry_state {
 
   self_ptr<entry_actor> self;
   script* what;
-  bool busy = false;
 };
 
 struct fixture {

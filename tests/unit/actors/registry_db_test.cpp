@@ -101,7 +101,7 @@ BOOST_AUTO_TEST_CASE(a_change_of_the_live_part_leaves_the_rest) {
 BOOST_AUTO_TEST_CASE(a_dropped_record_is_gone) {
   auto x = record("t", 5);
   BOOST_REQUIRE(db->put(x).has_value());
-  BOOST_REQUIRE(db->drop({x.spec.id}).has_value());
+  BOOST_REQUIRE(db->drop(drop_record{x.spec.id}).has_value());
   auto y = db->get({x.spec.id});
   BOOST_REQUIRE(!y.has_value());
   BOOST_TEST((y.error().code == errc::not_found));

@@ -4,9 +4,10 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <sched.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -502,6 +503,40 @@ BOOST_AUTO_TEST_CASE(a_store_that_cannot_be_made_is_an_error_that_names_the_snap
   BOOST_REQUIRE(!saved);
   BOOST_TEST((saved.error().code == errc::snapshot_persist_error));
   BOOST_TEST(saved.error().context.find("\"snapshot_id\":\"snap\"") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_full_disk_is_said_so_and_leaves_nothing) {
+  write_text(root + "/random", "");
+  std::string noise(4 << 20, '\0');
+  for (uint32_t x = 1; auto& c : noise)
+    c = static_cast<char>((x = x * 1664525 + 1013904223) >> 24);
+  write_text(root + "/random", noise);
+  save();
+  std::thread apart{[&] {
+    // A mount namespace of this thread alone. Not everyone may have one.
+    auto small = dir / "small";
+    fs::create_directory(small);
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || ::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=1m") != 0) {
+      BOOST_TEST_MESSAGE("cannot mount here");
+      return;
+    }
+    auto saved = persist(*repo, local_ref(small), root);
+    BOOST_TEST((!saved && saved.error().code == errc::no_space));
+    BOOST_TEST(names(small).empty());
+    auto recorded = restore_to(small + "/ws"); // told by the recorded size
+    BOOST_TEST((!recorded && recorded.error().code == errc::no_space));
+    unique_fd tar{::open((dir / "plain").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+    auto from = open_dir(root);
+    BOOST_TEST(write_tar(from.get(), {}, tar.get(), {}).has_value());
+    ::lseek(tar.get(), 0, SEEK_SET);
+    auto met = hydrate(tar.get(), small + "/ws", true, {}, {}); // met while writing
+    BOOST_TEST((!met && met.error().code == errc::no_space));
+    BOOST_TEST(names(small).empty());
+    ::umount2(small.c_str(), MNT_DETACH);
+  }};
+  apart.join();
 }
 
 BOOST_AUTO_TEST_CASE(a_noop_snapshot_keeps_nothing) {
