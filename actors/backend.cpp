@@ -14,8 +14,8 @@ std::string join(const std::vector<std::string>& parts) {
   return out;
 }
 
-/// The end of a command as the contract tells it: an exit code is a result, a timeout is an error that
-/// carries the output so far.
+/// The end of a command as the contract tells it: an exit code is a result, a timeout is an error
+/// that carries the output so far.
 result<exec_result> outcome_of(backends::command_exit x, const std::vector<std::string>& argv,
                                std::optional<std::chrono::nanoseconds> timeout) {
   if (x.timed_out)
@@ -37,8 +37,7 @@ result<exec_result> outcome_of(backends::command_exit x, const std::vector<std::
 
 backend_state::backend_state(self_ptr<handle_type> self, services& shared, std::string tenant,
                              std::shared_ptr<backends::sandbox> sandbox)
-  : self_(self), shared_(shared), tenant_(std::move(tenant)), sandbox_(std::move(sandbox)) {
-}
+  : self_(self), shared_(shared), tenant_(std::move(tenant)), sandbox_(std::move(sandbox)) {}
 
 backend_state::handle_type::behavior_type backend_state::make_behavior() {
   return {
@@ -91,8 +90,7 @@ co<result<void>> backend_state::close() {
       actor_inbox inbox{state->self_};
       state->sandbox_->shutdown([inbox, h] { inbox.post([h] { h.resume(); }); });
     }
-    void await_resume() const noexcept {
-    }
+    void await_resume() const noexcept {}
   };
   co_await awaiter{this};
   co_return result<void>{};
@@ -126,17 +124,16 @@ caf::result<exec_result> backend_state::exec(sandbox_exec& x, exec_sink_actor si
     = x.request.output_limit > 0 ? x.request.output_limit : shared_.config.default_output_bytes;
   shared_.metrics.commands_started.fetch_add(1, std::memory_order_relaxed);
   auto call_id = x.call_id;
-  auto& command
-    = commands_
-        .insert_or_assign(call_id, running_command{reply, std::move(sink), spec->argv, spec->timeout})
-        .first->second;
+  auto& command = commands_
+                    .insert_or_assign(
+                      call_id, running_command{reply, std::move(sink), spec->argv, spec->timeout})
+                    .first->second;
   // The callbacks hold no promise: the reactor may drop them after this actor has died.
   actor_inbox inbox{self_};
   backends::command_handlers handlers;
   handlers.on_exit = [this, inbox, call_id](result<backends::command_exit> outcome) {
     auto shared_outcome = std::make_shared<result<backends::command_exit>>(std::move(outcome));
-    inbox.post(
-      [this, call_id, shared_outcome] { finished(call_id, std::move(*shared_outcome)); });
+    inbox.post([this, call_id, shared_outcome] { finished(call_id, std::move(*shared_outcome)); });
   };
   if (spec->streamed)
     handlers.on_output = [this, inbox, call_id](stream_id stream, std::vector<char> data) {
@@ -149,8 +146,7 @@ caf::result<exec_result> backend_state::exec(sandbox_exec& x, exec_sink_actor si
 
 void backend_state::deliver(uint64_t call_id, stream_id stream, std::vector<char> data) {
   if (auto i = commands_.find(call_id); i != commands_.end())
-    tell(self_, i->second.sink,
-         exec_output{call_id, stream, ++i->second.seq, std::move(data)});
+    tell(self_, i->second.sink, exec_output{call_id, stream, ++i->second.seq, std::move(data)});
 }
 
 void backend_state::finished(uint64_t call_id, result<backends::command_exit> outcome) {
@@ -158,9 +154,8 @@ void backend_state::finished(uint64_t call_id, result<backends::command_exit> ou
   if (!node)
     return;
   auto& command = node.mapped();
-  auto converted = outcome
-                     ? outcome_of(std::move(*outcome), command.argv, command.timeout)
-                     : result<exec_result>{unexpected(std::move(outcome.error()))};
+  auto converted = outcome ? outcome_of(std::move(*outcome), command.argv, command.timeout)
+                           : result<exec_result>{unexpected(std::move(outcome.error()))};
   if (!converted)
     shared_.metrics.commands_failed.fetch_add(1, std::memory_order_relaxed);
   if (command.sink) {

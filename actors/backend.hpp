@@ -9,7 +9,8 @@
 
 namespace troupe::actors {
 
-/// The live sandbox of one session. When this actor ends, however it ends, the sandbox is killed whole.
+/// The live sandbox of one session. When this actor ends, however it ends, the sandbox is killed
+/// whole.
 class backend_state {
 public:
   using handle_type = backend_actor;

@@ -10,13 +10,14 @@
 #include <optional>
 #include <utility>
 
-// Long protocols (start, stop, apply) as coroutines that read top to bottom. A coroutine runs on its
-// actor's turns only; its frame is owned by a `task_scope` in the actor's state, so that an actor that
-// dies takes its suspended protocols with it and their promises are answered.
+// Long protocols (start, stop, apply) as coroutines that read top to bottom. A coroutine runs on
+// its actor's turns only; its frame is owned by a `task_scope` in the actor's state, so that an
+// actor that dies takes its suspended protocols with it and their promises are answered.
 //
-// g++ 12 destroys some temporaries of a co_await expression twice: an aggregate made there with braces
-// (`ask<void>(self, x, put_record{..})`), one made by `?:`, and a capturing lambda called there. Name the
-// value on its own line first. An empty struct is fine.
+// g++ 12 destroys some temporaries of a co_await expression twice: an aggregate made there with
+// braces
+// (`ask<void>(self, x, put_record{..})`), one made by `?:`, and a capturing lambda called there.
+// Name the value on its own line first. An empty struct is fine.
 
 namespace troupe::actors {
 
@@ -42,8 +43,7 @@ public:
       std::coroutine_handle<> await_suspend(std::coroutine_handle<promise_type> h) noexcept {
         return h.promise().next;
       }
-      void await_resume() noexcept {
-      }
+      void await_resume() noexcept {}
     };
     final_awaiter final_suspend() noexcept {
       return {};
@@ -56,8 +56,7 @@ public:
     }
   };
 
-  co(co&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {
-  }
+  co(co&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   co(const co&) = delete;
   co& operator=(const co&) = delete;
   ~co() {
@@ -80,8 +79,7 @@ public:
   }
 
 private:
-  explicit co(std::coroutine_handle<promise_type> h) : handle_(h) {
-  }
+  explicit co(std::coroutine_handle<promise_type> h) : handle_(h) {}
 
   std::coroutine_handle<promise_type> handle_;
 };
@@ -129,9 +127,7 @@ struct root {
 
     template <class... Ts>
     explicit promise_type(task_scope& owner, Ts&...)
-      : scope(&owner),
-        at(owner.add(std::coroutine_handle<promise_type>::from_promise(*this))) {
-    }
+      : scope(&owner), at(owner.add(std::coroutine_handle<promise_type>::from_promise(*this))) {}
     root get_return_object() {
       return {};
     }
@@ -146,14 +142,12 @@ struct root {
         h.promise().scope->remove(h.promise().at);
         h.destroy();
       }
-      void await_resume() noexcept {
-      }
+      void await_resume() noexcept {}
     };
     final_awaiter final_suspend() noexcept {
       return {};
     }
-    void return_void() {
-    }
+    void return_void() {}
     void unhandled_exception() {
       std::terminate(); // run_root catches all
     }
@@ -223,18 +217,15 @@ auto ask(Self* self, Handle handle, Ts... xs) {
 class async_semaphore {
 public:
   /// `scope` is only used after it was made: it may be declared below.
-  async_semaphore(const task_scope& scope, size_t permits) : scope_(&scope), free_(permits) {
-  }
+  async_semaphore(const task_scope& scope, size_t permits) : scope_(&scope), free_(permits) {}
   async_semaphore(const async_semaphore&) = delete;
   async_semaphore& operator=(const async_semaphore&) = delete;
 
   /// Gives the permit back.
   class guard {
   public:
-    explicit guard(async_semaphore* owner) : owner_(owner) {
-    }
-    guard(guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {
-    }
+    explicit guard(async_semaphore* owner) : owner_(owner) {}
+    guard(guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {}
     guard& operator=(guard&&) = delete;
     ~guard() {
       if (owner_)

@@ -21,12 +21,8 @@ uint64_t random_call_id() {
 entry_state::entry_state(self_ptr<handle_type> self, services& shared, std::string tenant,
                          backend_actor backend,
                          std::vector<std::pair<std::string, std::string>> environment)
-  : self_(self),
-    shared_(shared),
-    tenant_(std::move(tenant)),
-    backend_(std::move(backend)),
-    environment_(std::move(environment)) {
-}
+  : self_(self), shared_(shared), tenant_(std::move(tenant)), backend_(std::move(backend)),
+    environment_(std::move(environment)) {}
 
 entry_state::handle_type::behavior_type entry_state::make_behavior() {
   return {
@@ -51,8 +47,7 @@ co<result<materialized_files>> entry_state::work(entry_job_ptr job) {
   }
   if (outcome) {
     auto run = [job] { return job->run(); };
-    auto files
-      = co_await offload<std::vector<materialized_file>>(self_, shared_.io, tenant_, run);
+    auto files = co_await offload<std::vector<materialized_file>>(self_, shared_.io, tenant_, run);
     if (files)
       outcome->items = std::move(*files);
     else

@@ -6,16 +6,15 @@
 
 namespace troupe::actors {
 
-/// Does one job of a manifest and ends. What it makes is made beside and renamed, so that a job may be
-/// run again by another entry actor after this one died.
+/// Does one job of a manifest and ends. What it makes is made beside and renamed, so that a job may
+/// be run again by another entry actor after this one died.
 class entry_state {
 public:
   using handle_type = entry_actor;
   static constexpr const char* name = "troupe.entry";
 
   entry_state(self_ptr<handle_type> self, services& shared, std::string tenant,
-              backend_actor backend,
-              std::vector<std::pair<std::string, std::string>> environment);
+              backend_actor backend, std::vector<std::pair<std::string, std::string>> environment);
 
   handle_type::behavior_type make_behavior();
 

@@ -19,8 +19,7 @@ bool matches(const event& x, const poll_events& request) {
 } // namespace
 
 event_hub_state::event_hub_state(self_ptr<handle_type> self, services& shared)
-  : self_(self), shared_(shared), last_id_(static_cast<uint64_t>(now_ms()) * 1000) {
-}
+  : self_(self), shared_(shared), last_id_(static_cast<uint64_t>(now_ms()) * 1000) {}
 
 event_hub_state::handle_type::behavior_type event_hub_state::make_behavior() {
   return {

@@ -11,7 +11,8 @@ namespace troupe::actors {
 
 /// Takes events from sessions, keeps the last ones at hand, hands them to whoever polls and to the
 /// journal. A reader has no queue of its own: it asks for what follows the last event it saw, from
-/// memory or, if it fell behind, from the journal. So a slow reader costs nothing and misses nothing.
+/// memory or, if it fell behind, from the journal. So a slow reader costs nothing and misses
+/// nothing.
 class event_hub_state {
 public:
   using handle_type = with_actions<event_hub_actor>;

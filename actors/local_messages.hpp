@@ -16,7 +16,8 @@ namespace troupe::actors {
 
 using backends::shared_fd;
 
-// -- backend ------------------------------------------------------------------------------------------
+// -- backend
+// ------------------------------------------------------------------------------------------
 
 /// Brings the sandbox up. Fine when it is up already.
 struct open_sandbox {};
@@ -48,17 +49,19 @@ struct sandbox_exec {
 };
 
 /// The live sandbox of one session.
-using backend_actor = actor_handle<
-  caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
-  caf::result<void>(close_sandbox), caf::result<void>(remove_sandbox),
-  caf::result<session_usage>(get_usage),
-  // Collects output.
-  caf::result<exec_result>(sandbox_exec),
-  // Sends output and the end to a sink, and answers at the end.
-  caf::result<exec_result>(sandbox_exec, exec_sink_actor), caf::result<void>(exec_cancel),
-  caf::result<void>(exec_grant), caf::result<void>(action)>;
+using backend_actor
+  = actor_handle<caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
+                 caf::result<void>(close_sandbox), caf::result<void>(remove_sandbox),
+                 caf::result<session_usage>(get_usage),
+                 // Collects output.
+                 caf::result<exec_result>(sandbox_exec),
+                 // Sends output and the end to a sink, and answers at the end.
+                 caf::result<exec_result>(sandbox_exec, exec_sink_actor),
+                 caf::result<void>(exec_cancel), caf::result<void>(exec_grant),
+                 caf::result<void>(action)>;
 
-// -- session ------------------------------------------------------------------------------------------
+// -- session
+// ------------------------------------------------------------------------------------------
 
 /// From the supervisor: the sandbox died, here is a new one for the same workspace.
 struct backend_replaced {
@@ -90,10 +93,11 @@ struct load_shard {};
 
 /// What a supervisor takes inside its process.
 using local_supervisor_actor
-  = with_actions<supervisor_actor>::extend<
-    caf::replies_to<lookup_local>::with<local_session_actor>, caf::reacts_to<load_shard>>;
+  = with_actions<supervisor_actor>::extend<caf::replies_to<lookup_local>::with<local_session_actor>,
+                                           caf::reacts_to<load_shard>>;
 
-// -- snapshots ----------------------------------------------------------------------------------------
+// -- snapshots
+// ----------------------------------------------------------------------------------------
 
 struct persist_snapshot {
   snapshot_ref ref;
@@ -114,12 +118,12 @@ struct compute_fingerprint {
   std::shared_ptr<const troupe::manifest> manifest;
 };
 
-using local_snapshot_store_actor
-  = with_actions<snapshot_store_actor>::extend<
-    caf::replies_to<persist_snapshot>::with<snapshot_outcome>,
-    caf::replies_to<compute_fingerprint>::with<std::string>>;
+using local_snapshot_store_actor = with_actions<snapshot_store_actor>::extend<
+  caf::replies_to<persist_snapshot>::with<snapshot_outcome>,
+  caf::replies_to<compute_fingerprint>::with<std::string>>;
 
-// -- manifests ----------------------------------------------------------------------------------------
+// -- manifests
+// ----------------------------------------------------------------------------------------
 
 /// How far an application has come.
 struct apply_progress {
@@ -127,8 +131,8 @@ struct apply_progress {
   uint32_t total = 0;
 };
 
-/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `commands` (git) run in the
-/// sandbox first, in attempts: the first attempt that succeeds ends them.
+/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `commands` (git) run in
+/// the sandbox first, in attempts: the first attempt that succeeds ends them.
 struct entry_job {
   std::string name; ///< the entry's path, for errors and events
   std::function<result<std::vector<materialized_file>>()> run;
@@ -142,8 +146,8 @@ struct entry_job {
 using entry_job_ptr = std::shared_ptr<const entry_job>;
 
 /// Does one job, answers, ends.
-using entry_actor = actor_handle<caf::result<materialized_files>(entry_job_ptr),
-                                 caf::result<void>(action)>;
+using entry_actor
+  = actor_handle<caf::result<materialized_files>(entry_job_ptr), caf::result<void>(action)>;
 
 struct run_application {};
 

@@ -84,11 +84,11 @@ manifest_supervisor_state::manifest_supervisor_state(self_ptr<handle_type> self,
                                                      application work)
   : self_(self), shared_(shared), stop_(std::make_shared<std::stop_source>()) {
   if (!work.spawn_entry)
-    work.spawn_entry = [this, tenant = work.tenant, backend = work.backend,
-                        environment = work.environment] {
-      return self_->spawn<state_actor<entry_state>>(std::ref(shared_), tenant, backend,
-                                                    environment);
-    };
+    work.spawn_entry
+      = [this, tenant = work.tenant, backend = work.backend, environment = work.environment] {
+          return self_->spawn<state_actor<entry_state>>(std::ref(shared_), tenant, backend,
+                                                        environment);
+        };
   work_ = std::make_shared<const application>(std::move(work));
 }
 
@@ -146,8 +146,7 @@ void manifest_supervisor_state::job_done(group& g) {
     start_step(g);
 }
 
-void manifest_supervisor_state::add_inline(group& g,
-                                           std::vector<workspace::planned_entry> batch) {
+void manifest_supervisor_state::add_inline(group& g, std::vector<workspace::planned_entry> batch) {
   auto job = std::make_shared<entry_job>();
   job->name = batch.front().destination;
   total_ += static_cast<uint32_t>(batch.size());
@@ -194,19 +193,18 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
     case entry_kind::dir:
       children_of = x.entry;
       job->run = [work, x]() -> result<std::vector<materialized_file>> {
-        if (auto ok
-            = workspace::make_entry_directory(work->root->get(), x.destination, *x.entry);
+        if (auto ok = workspace::make_entry_directory(work->root->get(), x.destination, *x.entry);
             !ok)
           return unexpected(std::move(ok.error()));
         return std::vector<materialized_file>{};
       };
       break;
     case entry_kind::local_file:
-      job->run = [work, stop, x, grants,
-                  policy = shared_.config.local_sources]() -> result<std::vector<materialized_file>> {
+      job->run
+        = [work, stop, x, grants,
+           policy = shared_.config.local_sources]() -> result<std::vector<materialized_file>> {
         auto file = workspace::copy_local_file(policy, work->root->get(), work->root_path,
-                                               x.destination, *x.entry,
-                                               grants, stop);
+                                               x.destination, *x.entry, grants, stop);
         if (!file)
           return unexpected(std::move(file.error()));
         return std::vector{std::move(*file)};
@@ -214,10 +212,8 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       break;
     case entry_kind::local_dir:
       job->run = [work, stop, x, grants, policy = shared_.config.local_sources] {
-        return workspace::copy_local_dir(policy, work->root->get(), work->root_path,
-                                         x.destination, *x.entry,
-                                         grants,
-                                         work->limits.local_dir_files, stop, {});
+        return workspace::copy_local_dir(policy, work->root->get(), work->root_path, x.destination,
+                                         *x.entry, grants, work->limits.local_dir_files, stop, {});
       };
       break;
     case entry_kind::git_repo: {
@@ -230,7 +226,8 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       }
       auto tmp = work->private_dir + "/git-" + random_hex(8);
       job->attempts = workspace::git_attempts(*x.entry, tmp);
-      job->command_error = [x](const result<exec_result>& failed) { return git_error(*x.entry, failed); };
+      job->command_error
+        = [x](const result<exec_result>& failed) { return git_error(*x.entry, failed); };
       job->run = [work, x, tmp, subpath = *subpath]() -> result<std::vector<materialized_file>> {
         if (auto ok = workspace::adopt_git_tree(work->root->get(), x.destination, tmp, subpath);
             !ok)
@@ -263,8 +260,8 @@ void manifest_supervisor_state::run(pending_job job) {
   ++job.tries;
   auto actor = work_->spawn_entry();
   auto shared_job = std::make_shared<pending_job>(std::move(job));
-  // An actor that dies answers through its promise's guard or, if it died before it took the request,
-  // through CAF: so one path sees every end.
+  // An actor that dies answers through its promise's guard or, if it died before it took the
+  // request, through CAF: so one path sees every end.
   ask_then<materialized_files>(
     self_, actor,
     [this, shared_job](result<materialized_files> x) {

@@ -29,8 +29,8 @@ struct application {
   std::function<entry_actor()> spawn_entry;
 };
 
-/// One application of a manifest: steps of entries that do not overlap, at most `manifest_entries` jobs
-/// at once over the whole application (nesting does not multiply), results in manifest order.
+/// One application of a manifest: steps of entries that do not overlap, at most `manifest_entries`
+/// jobs at once over the whole application (nesting does not multiply), results in manifest order.
 class manifest_supervisor_state {
 public:
   using handle_type = manifest_supervisor_actor;
@@ -46,7 +46,7 @@ private:
   struct group {
     std::vector<workspace::plan_step> steps;
     size_t next_step = 0;
-    size_t running = 0;     ///< jobs and nested groups of the current step
+    size_t running = 0; ///< jobs and nested groups of the current step
     group* parent = nullptr;
   };
 
@@ -70,7 +70,8 @@ private:
   void failed(pending_job job, error reason);
   void finish();
 
-  // -- making jobs --------------------------------------------------------------------------------------
+  // -- making jobs
+  // --------------------------------------------------------------------------------------
 
   void add_inline(group& g, std::vector<workspace::planned_entry> batch);
   void add_job(group& g, const workspace::planned_entry& x);

@@ -16,8 +16,7 @@ constexpr auto restart_window = std::chrono::seconds{60};
 
 node_state::node_state(self_ptr<handle_type> self, services& shared,
                        std::shared_ptr<registry_db> db, std::function<void()> fatal)
-  : self_(self), shared_(shared), db_(std::move(db)), fatal_(std::move(fatal)), watch_(self) {
-}
+  : self_(self), shared_(shared), db_(std::move(db)), fatal_(std::move(fatal)), watch_(self) {}
 
 node_state::handle_type::behavior_type node_state::make_behavior() {
   return {
@@ -55,15 +54,13 @@ void node_state::spawn_events() {
 }
 
 void node_state::spawn_snapshots() {
-  local_snapshot_store_actor x
-    = self_->spawn<state_actor<snapshot_store_state>>(std::ref(shared_));
+  local_snapshot_store_actor x = self_->spawn<state_actor<snapshot_store_state>>(std::ref(shared_));
   watch_.watch(x, [this](const caf::error&) { restart([this] { spawn_snapshots(); }); });
   shared_.directory.set(std::move(x));
 }
 
 void node_state::spawn_supervisor(uint32_t shard) {
-  local_supervisor_actor x
-    = self_->spawn<state_actor<supervisor_state>>(std::ref(shared_), shard);
+  local_supervisor_actor x = self_->spawn<state_actor<supervisor_state>>(std::ref(shared_), shard);
   watch_.watch(x, [this, shard](const caf::error&) {
     restart([this, shard] {
       spawn_supervisor(shard);
@@ -143,8 +140,7 @@ co<result<shutdown_report>> node_state::shutdown(shutdown_node x) {
     void await_suspend(std::coroutine_handle<> h) {
       all->next = h;
     }
-    void await_resume() const noexcept {
-    }
+    void await_resume() const noexcept {}
   };
   awaiter drained{all};
   co_await drained;

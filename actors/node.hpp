@@ -11,8 +11,8 @@ namespace troupe::actors {
 
 class registry_db;
 
-/// The root of a process: makes the registry, the event hub, the snapshot store and the supervisors,
-/// starts them again when one dies, and ends them in order.
+/// The root of a process: makes the registry, the event hub, the snapshot store and the
+/// supervisors, starts them again when one dies, and ends them in order.
 class node_state {
 public:
   using handle_type = with_actions<node_actor>::extend<
@@ -20,8 +20,8 @@ public:
     caf::reacts_to<load_shard>>;
   static constexpr const char* name = "troupe.node";
 
-  /// `fatal` is called when the actors below die too often: the process should end, and what comes up
-  /// next recovers from the registry.
+  /// `fatal` is called when the actors below die too often: the process should end, and what comes
+  /// up next recovers from the registry.
   node_state(self_ptr<handle_type> self, services& shared, std::shared_ptr<registry_db> db,
              std::function<void()> fatal);
 

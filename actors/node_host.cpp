@@ -19,8 +19,8 @@ unsigned cores() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-/// Removes folders of sessions that have no record: a process died between making and recording one, or
-/// between forgetting and removing one.
+/// Removes folders of sessions that have no record: a process died between making and recording
+/// one, or between forgetting and removing one.
 result<void> sweep(const node_config& config, registry_db& db) {
   auto records = db.load(load_records{0, 1});
   if (!records)
@@ -69,15 +69,18 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   for (const auto& tenant :
        std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored})
     host->repository_->sweep(tenant.path().string());
-  host->io_ = std::make_unique<backends::thread_pool>(backends::thread_pool::options{
-    .name = "troupe-io", .threads = std::clamp<size_t>(2 * workers, 4, 16), .capacity = 4096,
-    .nice = 0});
-  host->cpu_ = std::make_unique<backends::thread_pool>(backends::thread_pool::options{
-    .name = "troupe-cpu", .threads = std::max<size_t>(1, config.snapshot_jobs),
-    .capacity = 256, .nice = 10});
-  host->services_ = std::unique_ptr<services>{
-    new services{std::move(config), *host->runtime_, *host->io_, *host->cpu_,
-                 *host->repository_, {}, {}}};
+  host->io_ = std::make_unique<backends::thread_pool>(
+    backends::thread_pool::options{.name = "troupe-io",
+                                   .threads = std::clamp<size_t>(2 * workers, 4, 16),
+                                   .capacity = 4096,
+                                   .nice = 0});
+  host->cpu_ = std::make_unique<backends::thread_pool>(
+    backends::thread_pool::options{.name = "troupe-cpu",
+                                   .threads = std::max<size_t>(1, config.snapshot_jobs),
+                                   .capacity = 256,
+                                   .nice = 10});
+  host->services_ = std::unique_ptr<services>{new services{
+    std::move(config), *host->runtime_, *host->io_, *host->cpu_, *host->repository_, {}, {}}};
   host->caf_config_ = std::make_unique<system_config>();
   host->system_ = std::make_unique<caf::actor_system>(*host->caf_config_);
   auto node = host->system_->spawn<state_actor<node_state>>(

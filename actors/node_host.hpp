@@ -10,21 +10,21 @@
 
 namespace troupe::actors {
 
-/// CAF's settings for this project: a worker per core, no actor may hold one for more than a hundred
-/// messages in a row, no exception is swallowed silently.
+/// CAF's settings for this project: a worker per core, no actor may hold one for more than a
+/// hundred messages in a row, no exception is swallowed silently.
 class system_config : public caf::actor_system_config {
 public:
   system_config();
 };
 
 /// Everything a process needs to run sessions, made and ended in the right order: pools, reactor,
-/// actor system, node. The server, `troupe run`, the benchmarks and the tests are all built on this.
+/// actor system, node. The server, `troupe run`, the benchmarks and the tests are all built on
+/// this.
 class node_host {
 public:
   /// Opens (or makes) the state directory, recovers what is in it, removes what nobody knows.
   /// `fatal` is called on a worker thread when the actors die too often.
-  static result<std::unique_ptr<node_host>> start(node_config config,
-                                                  std::function<void()> fatal);
+  static result<std::unique_ptr<node_host>> start(node_config config, std::function<void()> fatal);
 
   /// Kills what still runs. Call `shutdown` first to keep the workspaces.
   ~node_host();

@@ -10,8 +10,8 @@
 #include <string>
 #include <string_view>
 
-// How blocking work leaves an actor and comes back: a job on a pool, whose completion is a message. A
-// promise is never answered from a foreign thread.
+// How blocking work leaves an actor and comes back: a job on a pool, whose completion is a message.
+// A promise is never answered from a foreign thread.
 
 namespace troupe::actors {
 
@@ -20,8 +20,7 @@ class actor_inbox {
 public:
   template <class Self>
   explicit actor_inbox(Self* self)
-    : target_(caf::actor_cast<caf::actor>(caf::strong_actor_ptr{self->ctrl()})) {
-  }
+    : target_(caf::actor_cast<caf::actor>(caf::strong_actor_ptr{self->ctrl()})) {}
 
   void post(action work) const {
     caf::anon_send(target_, std::move(work));
@@ -32,8 +31,8 @@ private:
 };
 
 /// Runs `work` (returning a `result<T>`) on `pool` and gives its outcome to `done` on one of the
-/// actor's turns; `overloaded` at once when the pool is full. Neither may hold a promise: they may be
-/// destroyed on a pool thread, when the actor has died meanwhile.
+/// actor's turns; `overloaded` at once when the pool is full. Neither may hold a promise: they may
+/// be destroyed on a pool thread, when the actor has died meanwhile.
 template <class T, class Self, std::invocable Work, class Done>
 void offload_then(Self* self, backends::thread_pool& pool, std::string_view tenant, Work work,
                   Done done) {

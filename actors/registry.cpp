@@ -14,8 +14,7 @@ constexpr size_t batch_limit = 512;
 
 registry_state::registry_state(self_ptr<handle_type> self, services& shared,
                                std::shared_ptr<registry_db> db)
-  : self_(self), shared_(shared), db_(std::move(db)) {
-}
+  : self_(self), shared_(shared), db_(std::move(db)) {}
 
 template <class T, class Work>
 caf::result<T> registry_state::enqueue(Work work) {
@@ -94,7 +93,8 @@ registry_state::handle_type::behavior_type registry_state::make_behavior() {
       return enqueue<void>([x = std::move(x)](registry_db& db) { return db.append(x); });
     },
     [this](read_events& x) {
-      return enqueue<std::vector<event>>([x = std::move(x)](registry_db& db) { return db.read(x); });
+      return enqueue<std::vector<event>>(
+        [x = std::move(x)](registry_db& db) { return db.read(x); });
     },
     [this](put_snapshot& x) {
       return enqueue<void>([x = std::move(x)](registry_db& db) { return db.put(x.info); });

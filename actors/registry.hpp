@@ -10,8 +10,8 @@
 
 namespace troupe::actors {
 
-/// The only writer of the durable record. Requests that arrive while a transaction runs share the next
-/// one, so that a burst of writes costs one commit.
+/// The only writer of the durable record. Requests that arrive while a transaction runs share the
+/// next one, so that a burst of writes costs one commit.
 class registry_state {
 public:
   using handle_type = with_actions<registry_actor>;
@@ -22,7 +22,8 @@ public:
   handle_type::behavior_type make_behavior();
 
 private:
-  /// One request: `run` belongs to the pool thread, `answer` (which holds the promise) to this actor.
+  /// One request: `run` belongs to the pool thread, `answer` (which holds the promise) to this
+  /// actor.
   struct operation {
     std::function<void(registry_db&)> run;
     std::function<void(const result<void>& committed)> answer;

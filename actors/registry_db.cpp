@@ -44,7 +44,8 @@ json optional_number(const std::optional<T>& x) {
   return x ? json(*x) : json(nullptr);
 }
 
-/// Reads what this file wrote; a member that is missing (an older version wrote it) keeps its default.
+/// Reads what this file wrote; a member that is missing (an older version wrote it) keeps its
+/// default.
 template <class T>
 void take(const json& from, const char* key, T& to) {
   if (auto i = from.find(key); i != from.end() && !i->is_null())
@@ -251,8 +252,7 @@ session_row session_columns(sqlite3_stmt* row) {
 
 } // namespace
 
-registry_db::registry_db(std::unique_ptr<impl> x) : impl_(std::move(x)) {
-}
+registry_db::registry_db(std::unique_ptr<impl> x) : impl_(std::move(x)) {}
 
 registry_db::~registry_db() = default;
 
@@ -312,16 +312,15 @@ result<void> registry_db::put(const session_record& record) {
   auto live_json = live_text(record.live);
   return impl_->run("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)",
                     {std::string_view{spec.id}, std::string_view{spec.tenant},
-                     record.live.created_at_ms, status,
-                     std::string_view{labels}, std::string_view{spec_json},
-                     std::string_view{live_json}});
+                     record.live.created_at_ms, status, std::string_view{labels},
+                     std::string_view{spec_json}, std::string_view{live_json}});
 }
 
 result<void> registry_db::put(const put_live& change) {
   auto text = live_text(change.live);
-  return impl_->run("UPDATE sessions SET status = ?, live = ? WHERE id = ?",
-                    {to_string(change.live.status), std::string_view{text},
-                     std::string_view{change.id}});
+  return impl_->run(
+    "UPDATE sessions SET status = ?, live = ? WHERE id = ?",
+    {to_string(change.live.status), std::string_view{text}, std::string_view{change.id}});
 }
 
 result<void> registry_db::drop(const drop_record& request) {
@@ -329,14 +328,12 @@ result<void> registry_db::drop(const drop_record& request) {
 }
 
 result<session_record> registry_db::get(const get_record& request) {
-  result<session_record> found
-    = unexpected(make_error(errc::not_found, op::request, "no such session")
-                   .with("session_id", request.id));
-  auto ok = impl_->query(
-    "SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
-    "WHERE id = ?",
-    {std::string_view{request.id}},
-    [&](sqlite3_stmt* row) { found = record_of(session_columns(row)); });
+  result<session_record> found = unexpected(
+    make_error(errc::not_found, op::request, "no such session").with("session_id", request.id));
+  auto ok = impl_->query("SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
+                         "WHERE id = ?",
+                         {std::string_view{request.id}},
+                         [&](sqlite3_stmt* row) { found = record_of(session_columns(row)); });
   if (!ok)
     return unexpected(std::move(ok.error()));
   return found;
@@ -345,18 +342,17 @@ result<session_record> registry_db::get(const get_record& request) {
 result<std::vector<session_record>> registry_db::load(const load_records& request) {
   std::vector<session_record> out;
   std::optional<error> damaged;
-  auto ok = impl_->query(
-    "SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
-    "ORDER BY created_at, id",
-    {}, [&](sqlite3_stmt* row) {
-      auto columns = session_columns(row);
-      if (shard_of(columns.id, request.shards) != request.shard)
-        return;
-      if (auto record = record_of(columns))
-        out.push_back(std::move(*record));
-      else
-        damaged = std::move(record.error());
-    });
+  auto ok = impl_->query("SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
+                         "ORDER BY created_at, id",
+                         {}, [&](sqlite3_stmt* row) {
+                           auto columns = session_columns(row);
+                           if (shard_of(columns.id, request.shards) != request.shard)
+                             return;
+                           if (auto record = record_of(columns))
+                             out.push_back(std::move(*record));
+                           else
+                             damaged = std::move(record.error());
+                         });
   if (!ok)
     return unexpected(std::move(ok.error()));
   if (damaged)
@@ -370,8 +366,8 @@ result<session_page> registry_db::list(const list_sessions& request) {
   std::string after_id;
   if (!request.cursor.empty()) {
     auto colon = request.cursor.find(':');
-    if (colon == std::string::npos
-        || request.cursor.find_first_not_of("0123456789") != colon || colon == 0 || colon > 18)
+    if (colon == std::string::npos || request.cursor.find_first_not_of("0123456789") != colon
+        || colon == 0 || colon > 18)
       return unexpected(make_error(errc::invalid_request, op::list, "malformed cursor")
                           .with("cursor", request.cursor));
     after_time = std::stoll(request.cursor.substr(0, colon));
@@ -439,16 +435,16 @@ result<std::vector<event>> registry_db::read(const read_events& request) {
     out.push_back(std::move(x));
   };
   auto after = static_cast<int64_t>(request.after_id);
-  auto ok = request.session_id.empty()
-              ? impl_->query("SELECT id, tenant, body FROM events WHERE id > ? AND tenant = ? "
-                             "ORDER BY id LIMIT ?",
-                             {after, std::string_view{request.tenant}, int64_t{request.limit}},
-                             collect)
-              : impl_->query("SELECT id, tenant, body FROM events WHERE session_id = ? AND id > ? "
-                             "AND tenant = ? ORDER BY id LIMIT ?",
-                             {std::string_view{request.session_id}, after,
-                              std::string_view{request.tenant}, int64_t{request.limit}},
-                             collect);
+  auto ok
+    = request.session_id.empty()
+        ? impl_->query("SELECT id, tenant, body FROM events WHERE id > ? AND tenant = ? "
+                       "ORDER BY id LIMIT ?",
+                       {after, std::string_view{request.tenant}, int64_t{request.limit}}, collect)
+        : impl_->query("SELECT id, tenant, body FROM events WHERE session_id = ? AND id > ? "
+                       "AND tenant = ? ORDER BY id LIMIT ?",
+                       {std::string_view{request.session_id}, after,
+                        std::string_view{request.tenant}, int64_t{request.limit}},
+                       collect);
   if (!ok)
     return unexpected(std::move(ok.error()));
   return out;
@@ -457,8 +453,8 @@ result<std::vector<event>> registry_db::read(const read_events& request) {
 result<void> registry_db::put(const snapshot_info& info) {
   auto body = snapshot_text(info);
   return impl_->run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
-                    {std::string_view{info.id}, std::string_view{info.tenant},
-                     info.created_at_ms, std::string_view{body}});
+                    {std::string_view{info.id}, std::string_view{info.tenant}, info.created_at_ms,
+                     std::string_view{body}});
 }
 
 result<void> registry_db::drop(const drop_snapshot_record& request) {

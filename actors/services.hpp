@@ -37,8 +37,8 @@ struct node_config {
   std::vector<std::string> env_allowlist
     = {"PATH", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "USER", "LOGNAME", "SHELL"};
   workspace::local_source_policy local_sources;
-  /// Whether a manifest's own path grants widen what local sources may read; only where the manifest is
-  /// the operator's (`troupe run`).
+  /// Whether a manifest's own path grants widen what local sources may read; only where the
+  /// manifest is the operator's (`troupe run`).
   bool grants_widen_sources = false;
   /// Restarts of a session in `restart_window_ms` before it counts as failed.
   uint32_t max_restarts = 3;
@@ -77,7 +77,8 @@ public:
     return supervisors_;
   }
 
-  // -- written by the node ----------------------------------------------------------------------------
+  // -- written by the node
+  // ----------------------------------------------------------------------------
 
   void set(registry_actor x) {
     std::lock_guard lock{mutex_};
@@ -106,7 +107,8 @@ public:
     sessions_.clear();
   }
 
-  // -- written by a session's supervisor --------------------------------------------------------------
+  // -- written by a session's supervisor
+  // --------------------------------------------------------------
 
   void set(const std::string& session_id, session_actors x) {
     std::lock_guard lock{mutex_};

@@ -40,10 +40,7 @@ result<bool> directory_exists(const std::string& path) {
 
 session_impl::session_impl(self_ptr<handle_type> self, services& shared, session_record record,
                            backend_actor backend, bool adopted)
-  : self_(self),
-    shared_(shared),
-    record_(std::move(record)),
-    backend_(std::move(backend)),
+  : self_(self), shared_(shared), record_(std::move(record)), backend_(std::move(backend)),
     policy_(workspace::path_policy::make(record_.spec.state.manifest.root,
                                          record_.spec.state.manifest.extra_path_grants)
               .value()) {
@@ -135,13 +132,12 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](const recover_session&) {
       return respond(self_, scope_, start(conflict_policy::live_wins));
     },
-    [this](attached_exec& x) {
-      return respond(self_, scope_, exec_attached(std::move(x.exec)));
-    },
+    [this](attached_exec& x) { return respond(self_, scope_, exec_attached(std::move(x.exec))); },
   };
 }
 
-// -- lifecycle ------------------------------------------------------------------------------------------
+// -- lifecycle
+// ------------------------------------------------------------------------------------------
 
 co<result<session_view>> session_impl::start(conflict_policy policy) {
   auto turn = co_await lifecycle_.acquire();
@@ -178,8 +174,7 @@ co<result<void>> session_impl::bring_up(conflict_policy policy) {
   // Before the backend makes a missing root: whether there is a workspace to keep.
   auto root_path = state.manifest.root;
   auto probe = [root_path] { return directory_exists(root_path); };
-  auto root_there
-    = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
+  auto root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
   if (!root_there)
     co_return unexpected(std::move(root_there.error()));
   auto opened = co_await ensure_open();
@@ -190,8 +185,7 @@ co<result<void>> session_impl::bring_up(conflict_policy policy) {
   bool restorable = false;
   if (!noop_snapshot()) {
     snapshot_restorable question{state.snapshot};
-    auto known
-      = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
+    auto known = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
     if (!known)
       co_return unexpected(std::move(known.error()));
     restorable = *known;
@@ -354,8 +348,8 @@ co<result<void>> session_impl::persist() {
   actor_inbox inbox{self_};
   request.report = [this, inbox](uint64_t files, uint64_t bytes) {
     inbox.post([this, files, bytes] {
-      progress(op::snapshot_persist, "{\"files\":" + std::to_string(files)
-                                       + ",\"bytes\":" + std::to_string(bytes) + "}");
+      progress(op::snapshot_persist,
+               "{\"files\":" + std::to_string(files) + ",\"bytes\":" + std::to_string(bytes) + "}");
     });
   };
   auto written
@@ -477,8 +471,7 @@ co<result<materialized_files>> session_impl::apply(apply_manifest request) {
     auto record = record_;
     record.spec.state.manifest = merged;
     put_record change{std::move(record)};
-    auto stored
-      = co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
+    auto stored = co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
     if (!stored)
       co_return unexpected(std::move(stored.error()));
     record_.spec.state.manifest = std::move(merged);
@@ -547,7 +540,8 @@ bool session_impl::noop_snapshot() const {
   return record_.spec.state.snapshot.kind == snapshot_kind::noop;
 }
 
-// -- events ---------------------------------------------------------------------------------------------
+// -- events
+// ---------------------------------------------------------------------------------------------
 
 session_impl::span session_impl::begin(op operation, std::string data) {
   span x{operation, "sandbox_op_" + random_hex(16), std::chrono::steady_clock::now(),

@@ -19,8 +19,8 @@
 namespace troupe::actors {
 
 /// One session: the lifecycle, its commands and its files. The sandbox belongs to the backend actor
-/// beside it, so that a fault in here leaves the agent's processes alone; durable facts belong to the
-/// registry, so that another life of this actor can go on where this one ended.
+/// beside it, so that a fault in here leaves the agent's processes alone; durable facts belong to
+/// the registry, so that another life of this actor can go on where this one ended.
 ///
 /// session.cpp has the lifecycle, session_exec.cpp the commands, session_files.cpp the files.
 class session_impl {
@@ -36,7 +36,8 @@ public:
   handle_type::behavior_type make_behavior();
 
 private:
-  // -- member types ---------------------------------------------------------------------------------
+  // -- member types
+  // ---------------------------------------------------------------------------------
 
   /// Whose files win when a workspace that is still there differs from its snapshot.
   enum class conflict_policy { snapshot_wins, live_wins };
@@ -76,7 +77,8 @@ private:
     std::optional<span> event; ///< of a write, until its commit
   };
 
-  // -- lifecycle (session.cpp) ------------------------------------------------------------------------
+  // -- lifecycle (session.cpp)
+  // ------------------------------------------------------------------------
 
   co<result<session_view>> start(conflict_policy policy);
   co<result<session_view>> stop();
@@ -107,7 +109,8 @@ private:
   std::vector<std::string> persist_skip() const;
   bool noop_snapshot() const;
 
-  // -- events -----------------------------------------------------------------------------------------
+  // -- events
+  // -----------------------------------------------------------------------------------------
 
   span begin(op operation, std::string data = "{}");
   /// `outcome_data`: replaces the start's data; empty: the same.
@@ -121,7 +124,8 @@ private:
                bool ok, int64_t duration_us, const std::optional<error>& failure);
   void progress(op operation, std::string data);
 
-  // -- commands (session_exec.cpp) --------------------------------------------------------------------
+  // -- commands (session_exec.cpp)
+  // --------------------------------------------------------------------
 
   co<result<exec_result>> exec(exec_call call, std::optional<exec_sink_actor> sink);
   co<result<exec_result>> exec_attached(sandbox_exec command);
@@ -129,7 +133,8 @@ private:
   std::optional<error> admit() const;
   std::vector<std::pair<std::string, std::string>> environment() const;
 
-  // -- files (session_files.cpp) ----------------------------------------------------------------------
+  // -- files (session_files.cpp)
+  // ----------------------------------------------------------------------
 
   template <class T>
   using file_work = std::function<result<T>(int root_fd, const workspace::resolved_path& path)>;
@@ -156,7 +161,8 @@ private:
   template <class Kind>
   result<Kind> use(uint64_t handle);
 
-  // -- member variables -------------------------------------------------------------------------------
+  // -- member variables
+  // -------------------------------------------------------------------------------
 
   self_ptr<handle_type> self_;
   services& shared_;

@@ -32,9 +32,9 @@ error system_error(errc code, op operation, const std::string& what) {
 result<unique_fd> open_grant(const workspace::resolved_path& path) {
   unique_fd fd{::open(path.base.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (!fd)
-    return unexpected(system_error(errc::workspace_read_not_found, op::read,
-                                   "file not found: " + path.absolute)
-                        .with("path", path.absolute));
+    return unexpected(
+      system_error(errc::workspace_read_not_found, op::read, "file not found: " + path.absolute)
+        .with("path", path.absolute));
   struct stat here {};
   struct stat top {};
   if (::fstat(fd.get(), &here) == 0 && ::stat("/", &top) == 0 && here.st_dev == top.st_dev
@@ -83,7 +83,8 @@ error unknown_handle(uint64_t handle) {
 
 } // namespace
 
-// -- plumbing -------------------------------------------------------------------------------------------
+// -- plumbing
+// -------------------------------------------------------------------------------------------
 
 template <class T>
 co<result<T>> session_impl::with_path(op operation, std::string path,
@@ -146,7 +147,8 @@ result<Kind> session_impl::use(uint64_t handle) {
   return std::get<Kind>(i->second.what);
 }
 
-// -- reading --------------------------------------------------------------------------------------------
+// -- reading
+// --------------------------------------------------------------------------------------------
 
 co<result<file_opened>> session_impl::open_read(file_open_read x) {
   struct opened_file {
@@ -166,16 +168,14 @@ co<result<file_opened>> session_impl::open_read(file_open_read x) {
     auto data = read_at(file->fd.get(), 0, size, path.absolute);
     if (!data)
       return unexpected(std::move(data.error()));
-    return opened_file{std::make_shared<workspace::open_file>(std::move(*file)),
-                       std::move(*data)};
+    return opened_file{std::make_shared<workspace::open_file>(std::move(*file)), std::move(*data)};
   };
   auto opened = co_await with_path<opened_file>(op::read, x.path, x.user, false, work);
   end(event, opened);
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   const auto& file = *opened->file;
-  file_opened answer{0, file.size, file.mode, file.mtime_ns, file.inode,
-                     std::move(opened->first)};
+  file_opened answer{0, file.size, file.mode, file.mtime_ns, file.inode, std::move(opened->first)};
   if (answer.data.size() < file.size) {
     auto handle = keep(reading{opened->file});
     if (!handle)
@@ -193,14 +193,14 @@ co<result<file_chunk>> session_impl::read_chunk(file_read_chunk x) {
   auto work = [file = file->file, offset = x.offset, size] {
     return read_at(file->fd.get(), offset, size, "");
   };
-  auto data
-    = co_await offload<std::vector<char>>(self_, shared_.io, record_.spec.tenant, work);
+  auto data = co_await offload<std::vector<char>>(self_, shared_.io, record_.spec.tenant, work);
   if (!data)
     co_return unexpected(std::move(data.error()));
   co_return file_chunk{std::move(*data)};
 }
 
-// -- writing --------------------------------------------------------------------------------------------
+// -- writing
+// --------------------------------------------------------------------------------------------
 
 co<result<file_handle>> session_impl::open_write(file_open_write x) {
   using staged = std::shared_ptr<workspace::staged_file>;
@@ -260,7 +260,8 @@ co<result<void>> session_impl::commit(file_commit x) {
   co_return done;
 }
 
-// -- directories ----------------------------------------------------------------------------------------
+// -- directories
+// ----------------------------------------------------------------------------------------
 
 co<result<file_list>> session_impl::list(list_files x) {
   using entries = std::vector<file_entry>;
@@ -274,22 +275,22 @@ co<result<file_list>> session_impl::list(list_files x) {
 }
 
 co<result<void>> session_impl::mkdir(make_directory x) {
-  file_work<void> work = [parents = x.parents](int root_fd,
-                                               const workspace::resolved_path& path) {
+  file_work<void> work = [parents = x.parents](int root_fd, const workspace::resolved_path& path) {
     return workspace::make_directory(root_fd, path.relative, parents, path.absolute);
   };
   co_return co_await with_path<void>(op::write, x.path, x.user, true, work);
 }
 
 co<result<void>> session_impl::rm(remove_file x) {
-  file_work<void> work = [recursive = x.recursive](int root_fd,
-                                                   const workspace::resolved_path& path) {
-    return workspace::remove_path(root_fd, path.relative, recursive, path.absolute);
-  };
+  file_work<void> work
+    = [recursive = x.recursive](int root_fd, const workspace::resolved_path& path) {
+        return workspace::remove_path(root_fd, path.relative, recursive, path.absolute);
+      };
   co_return co_await with_path<void>(op::write, x.path, x.user, true, work);
 }
 
-// -- whole workspaces -----------------------------------------------------------------------------------
+// -- whole workspaces
+// -----------------------------------------------------------------------------------
 
 co<result<file_opened>> session_impl::export_tree() {
   auto opened = co_await ensure_open();
@@ -315,8 +316,8 @@ co<result<file_opened>> session_impl::export_tree() {
     file->size = static_cast<uint64_t>(info.st_size);
     return file;
   };
-  auto packed = co_await offload<std::shared_ptr<workspace::open_file>>(
-    self_, shared_.cpu, record_.spec.tenant, work);
+  auto packed = co_await offload<std::shared_ptr<workspace::open_file>>(self_, shared_.cpu,
+                                                                        record_.spec.tenant, work);
   end(event, packed);
   if (!packed)
     co_return unexpected(std::move(packed.error()));

@@ -5,8 +5,7 @@
 namespace troupe::actors {
 
 snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services& shared)
-  : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs) {
-}
+  : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs) {}
 
 snapshot_store_state::~snapshot_store_state() {
   stop_.request_stop();
@@ -73,8 +72,8 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
-  auto work = [&repository = shared_.snapshots, x,
-               stop = stop_.get_token()]() -> result<snapshot_outcome> {
+  auto work
+    = [&repository = shared_.snapshots, x, stop = stop_.get_token()]() -> result<snapshot_outcome> {
     snapshot::persist_request request;
     request.ref = x.ref;
     request.session_id = x.session_id;
@@ -112,8 +111,7 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 
 co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
   list_snapshots query{x.tenant, x.id, 1, ""};
-  auto found
-    = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
   if (!found)
     co_return unexpected(std::move(found.error()));
   if (found->items.empty())

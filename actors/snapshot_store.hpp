@@ -11,8 +11,8 @@
 
 namespace troupe::actors {
 
-/// Persists and restores workspaces on the CPU pool: some jobs at a time, one per snapshot, the rest in
-/// a bounded queue.
+/// Persists and restores workspaces on the CPU pool: some jobs at a time, one per snapshot, the
+/// rest in a bounded queue.
 class snapshot_store_state {
 public:
   using handle_type = local_snapshot_store_actor;

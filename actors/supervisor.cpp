@@ -29,12 +29,8 @@ std::chrono::milliseconds with_jitter(std::chrono::milliseconds base) {
 } // namespace
 
 supervisor_state::supervisor_state(self_ptr<handle_type> self, services& shared, uint32_t shard)
-  : self_(self),
-    shared_(shared),
-    shard_(shard),
-    watch_(self),
-    starts_(scope_, std::max<size_t>(1, shared.config.concurrent_starts / shared.config.shards)) {
-}
+  : self_(self), shared_(shared), shard_(shard), watch_(self),
+    starts_(scope_, std::max<size_t>(1, shared.config.concurrent_starts / shared.config.shards)) {}
 
 supervisor_state::handle_type::behavior_type supervisor_state::make_behavior() {
   return {
@@ -62,10 +58,10 @@ supervisor_state::handle_type::behavior_type supervisor_state::make_behavior() {
   };
 }
 
-// -- requests -------------------------------------------------------------------------------------------
+// -- requests
+// -------------------------------------------------------------------------------------------
 
-supervisor_state::child* supervisor_state::find(const std::string& id,
-                                                const std::string& tenant) {
+supervisor_state::child* supervisor_state::find(const std::string& id, const std::string& tenant) {
   auto i = children_.find(id);
   return i != children_.end() && i->second->tenant == tenant ? i->second.get() : nullptr;
 }
@@ -75,8 +71,7 @@ caf::result<session_actor> supervisor_state::lookup(const lookup_session& x) {
   if (!found || found->phase == child_phase::removing)
     return to_caf(no_such_session(x.id));
   switch (found->phase) {
-    case child_phase::running:
-      return session_actor{found->session};
+    case child_phase::running: return session_actor{found->session};
     case child_phase::failed:
       return to_caf(make_error(errc::session_failed, op::request,
                                "the session failed too often; its workspace is kept")
@@ -105,12 +100,12 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
   if (auto i = children_.find(spec.id); i != children_.end()) {
     auto& existing = *i->second;
     if (existing.tenant != spec.tenant)
-      co_return unexpected(make_error(errc::conflict, op::resume, "this id is in use")
-                             .with("session_id", spec.id));
+      co_return unexpected(
+        make_error(errc::conflict, op::resume, "this id is in use").with("session_id", spec.id));
     if (existing.phase == child_phase::restarting || existing.phase == child_phase::removing)
-      co_return unexpected(make_error(errc::session_restarting, op::resume,
-                                      "the session is busy; try again shortly")
-                             .with("session_id", spec.id));
+      co_return unexpected(
+        make_error(errc::session_restarting, op::resume, "the session is busy; try again shortly")
+          .with("session_id", spec.id));
     if (existing.session) {
       auto alive = co_await ask<bool>(self_, existing.session, session_running{});
       if (alive && *alive)
@@ -134,8 +129,7 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
 
 co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
   if (draining_)
-    co_return unexpected(
-      make_error(errc::overloaded, op::create, "the server is shutting down"));
+    co_return unexpected(make_error(errc::overloaded, op::create, "the server is shutting down"));
   if (children_.size() * shared_.config.shards >= shared_.config.max_sessions)
     co_return unexpected(make_error(errc::quota_exceeded, op::create, "too many sessions")
                            .with("limit", static_cast<int64_t>(shared_.config.max_sessions)));
@@ -185,8 +179,7 @@ co<result<session_view>> supervisor_state::peek(peek_session x) {
   auto last_error = found->last_error;
   bool failed = found->phase == child_phase::failed;
   get_record query{x.id};
-  auto record
-    = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
+  auto record = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
   if (!record)
     co_return unexpected(std::move(record.error()));
   session_view view;
@@ -299,21 +292,20 @@ co<result<drain_report>> supervisor_state::drain(drain_sessions x) {
       tell_later(state->self_, std::chrono::milliseconds{deadline_ms}, action{[all = all] {
                    if (!all->done)
                      return;
-                   all->report.failed
-                     += static_cast<uint32_t>(all->running + all->waiting.size());
+                   all->report.failed += static_cast<uint32_t>(all->running + all->waiting.size());
                    all->waiting.clear();
                    std::exchange(all->done, nullptr).resume();
                  }});
     }
-    void await_resume() const noexcept {
-    }
+    void await_resume() const noexcept {}
   };
   awaiter done{this, all, x.deadline_ms};
   co_await done;
   co_return all->report;
 }
 
-// -- children -------------------------------------------------------------------------------------------
+// -- children
+// -------------------------------------------------------------------------------------------
 
 result<void> supervisor_state::complete(session_spec& spec) const {
   auto& state = spec.state;
@@ -321,8 +313,8 @@ result<void> supervisor_state::complete(session_spec& spec) const {
     return unexpected(make_error(errc::internal, op::create, "a session needs an id"));
   state.session_id = spec.id;
   const auto folder = session_dir(shared_.config, spec.id);
-  // A root that we made goes where this server keeps its sessions, whatever the state says: only there
-  // may it be removed with the session.
+  // A root that we made goes where this server keeps its sessions, whatever the state says: only
+  // there may it be removed with the session.
   if (state.manifest.root == manifest{}.root || state.workspace_root_owned) {
     state.manifest.root = folder + "/workspace";
     state.workspace_root_owned = true;
@@ -393,8 +385,7 @@ result<backend_actor> supervisor_state::spawn_backend(child& x) {
     return unexpected(std::move(sandbox.error()));
   backend_actor actor = self_->spawn<state_actor<backend_state>>(
     std::ref(shared_), x.tenant, std::shared_ptr<backends::sandbox>{std::move(*sandbox)});
-  watch_.watch(actor,
-               [this, id = x.id](const caf::error& reason) { on_backend_down(id, reason); });
+  watch_.watch(actor, [this, id = x.id](const caf::error& reason) { on_backend_down(id, reason); });
   return actor;
 }
 
@@ -446,7 +437,8 @@ co<result<session_view>> supervisor_state::recover(local_session_actor session) 
   co_return co_await ask<session_view>(self_, session, recover_session{});
 }
 
-// -- restarts -------------------------------------------------------------------------------------------
+// -- restarts
+// -------------------------------------------------------------------------------------------
 
 std::optional<std::chrono::milliseconds>
 supervisor_state::may_restart(std::deque<time_point>& window) {
@@ -483,8 +475,7 @@ void supervisor_state::on_session_down(const std::string& id, const caf::error& 
 
 co<result<void>> supervisor_state::restart_session(std::string id) {
   get_record query{id};
-  auto record
-    = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
+  auto record = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
   auto i = children_.find(id);
   if (i == children_.end() || i->second->phase != child_phase::restarting)
     co_return result<void>{};
@@ -564,8 +555,7 @@ void supervisor_state::give_up(child& x, error reason) {
 
 co<result<void>> supervisor_state::record_failure(std::string id, error why) {
   get_record query{id};
-  auto record
-    = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
+  auto record = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
   if (!record)
     co_return unexpected(std::move(record.error()));
   record->live.status = session_status::failed;

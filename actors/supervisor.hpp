@@ -13,8 +13,9 @@
 
 namespace troupe::actors {
 
-/// A shard of the node's sessions: makes them, watches them, starts them again when they die, removes
-/// them. Session and backend are siblings below this actor, so that each survives the other.
+/// A shard of the node's sessions: makes them, watches them, starts them again when they die,
+/// removes them. Session and backend are siblings below this actor, so that each survives the
+/// other.
 class supervisor_state {
 public:
   using handle_type = local_supervisor_actor;
@@ -25,7 +26,8 @@ public:
   handle_type::behavior_type make_behavior();
 
 private:
-  // -- member types -----------------------------------------------------------------------------------
+  // -- member types
+  // -----------------------------------------------------------------------------------
 
   using time_point = std::chrono::steady_clock::time_point;
 
@@ -49,7 +51,8 @@ private:
     backend_kind kind = backend_kind::unix_local;
   };
 
-  // -- requests ---------------------------------------------------------------------------------------
+  // -- requests
+  // ---------------------------------------------------------------------------------------
 
   co<result<session_view>> create(session_spec spec);
   co<result<session_view>> resume(session_spec spec);
@@ -58,7 +61,8 @@ private:
   co<result<drain_report>> drain(drain_sessions x);
   caf::result<session_actor> lookup(const lookup_session& x);
 
-  // -- children ---------------------------------------------------------------------------------------
+  // -- children
+  // ---------------------------------------------------------------------------------------
 
   /// Checks and completes what a client sent.
   result<void> complete(session_spec& spec) const;
@@ -85,7 +89,8 @@ private:
 
   child* find(const std::string& id, const std::string& tenant);
 
-  // -- member variables -------------------------------------------------------------------------------
+  // -- member variables
+  // -------------------------------------------------------------------------------
 
   self_ptr<handle_type> self_;
   services& shared_;

@@ -1,6 +1,6 @@
 // What each layer adds to the kernel's own price of a process: posix_spawn of a program that does
-// nothing, against an exec of the same through a sandbox, through the actors, and over HTTP keep-alive;
-// by turns, all in this one process.
+// nothing, against an exec of the same through a sandbox, through the actors, and over HTTP
+// keep-alive; by turns, all in this one process.
 
 #include "actors/node_host.hpp"
 #include "bench/http_client.hpp"
@@ -63,9 +63,8 @@ void run_by_sandbox(backends::sandbox& box, const exec_request& request) {
     die(spec.error().message);
   std::promise<int> ended;
   backends::command_handlers handlers;
-  handlers.on_exit = [&](result<backends::command_exit> x) {
-    ended.set_value(x ? x->exit_code : 1000);
-  };
+  handlers.on_exit
+    = [&](result<backends::command_exit> x) { ended.set_value(x ? x->exit_code : 1000); };
   box.exec(std::move(*spec), std::move(handlers));
   if (ended.get_future().get() != 0)
     die("the command failed");
@@ -97,8 +96,7 @@ int main(int argc, char** argv) {
       return h->supervisor_of(id);
     };
     context->registry = [&] { return shared.directory.registry(); };
-    context->snapshots
-      = [&]() -> snapshot_store_actor { return shared.directory.snapshots(); };
+    context->snapshots = [&]() -> snapshot_store_actor { return shared.directory.snapshots(); };
     context->events = [&] { return shared.directory.events(); };
     context->node = (*host)->node();
     context->ready = true;
@@ -112,8 +110,8 @@ int main(int argc, char** argv) {
 
     http_client client{(*server)->port()};
     auto id = http_client::id_of(client.expect(201, "POST", "/v1/sessions", "{}"));
-    auto session = (*host)->ask<session_actor>((*host)->supervisor_of(id),
-                                               lookup_session{id, "default"});
+    auto session
+      = (*host)->ask<session_actor>((*host)->supervisor_of(id), lookup_session{id, "default"});
     if (!session)
       die("no session");
     backends::sandbox_config sandbox_config;

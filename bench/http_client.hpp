@@ -15,8 +15,8 @@
 
 namespace troupe::bench {
 
-/// A blocking keep-alive client for one connection to a server on loopback: as little as a measurement
-/// needs, so that it measures the server.
+/// A blocking keep-alive client for one connection to a server on loopback: as little as a
+/// measurement needs, so that it measures the server.
 class http_client {
 public:
   explicit http_client(uint16_t port) {
@@ -46,8 +46,8 @@ public:
     request_ += method;
     request_ += ' ';
     request_ += path;
-    request_ += " HTTP/1.1\r\nHost: bench\r\nContent-Length: " + std::to_string(body.size())
-                + "\r\n\r\n";
+    request_
+      += " HTTP/1.1\r\nHost: bench\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n";
     request_ += body;
     for (size_t sent = 0; sent < request_.size();) {
       auto n = ::send(fd_, request_.data() + sent, request_.size() - sent, MSG_NOSIGNAL);

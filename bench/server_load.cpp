@@ -31,8 +31,8 @@ public:
     ::posix_spawn_file_actions_init(&actions);
     ::posix_spawn_file_actions_adddup2(&actions, out[1], 1);
     auto state = folder + "/state";
-    std::vector<std::string> args{TROUPE_BENCH_TROUPE, "serve",    "--listen", "127.0.0.1:0",
-                                  "--state-dir",       state, "--config", config};
+    std::vector<std::string> args{TROUPE_BENCH_TROUPE, "serve", "--listen", "127.0.0.1:0",
+                                  "--state-dir",       state,   "--config", config};
     std::vector<char*> argv;
     for (auto& x : args)
       argv.push_back(x.data());
@@ -53,7 +53,8 @@ public:
       char sink[4096];
       while (::read(fd, sink, sizeof sink) > 0) {
       }
-    }}.detach();
+    }}
+      .detach();
   }
   server(const server&) = delete;
   server& operator=(const server&) = delete;
@@ -86,7 +87,7 @@ double rate(int n, int threads, const std::function<void(int)>& work) {
   auto begun = clock_type::now();
   std::vector<std::thread> all;
   for (int t = 0; t < threads; ++t)
-    all.emplace_back([&] {
+    all.emplace_back([&, t] {
       for (int i = next++; i < n; i = next++)
         work(t);
     });
@@ -181,8 +182,8 @@ void local_dir(server& s, const std::string& folder, int n) {
       std::ofstream{source + "/d" + std::to_string(d) + "/f" + std::to_string(f)}
         << std::string(2048, 'y');
   }
-  auto create = R"({"manifest": {"entries": {"t": {"type": "local_dir", "src": ")" + source
-                + R"("}}}})";
+  auto create
+    = R"({"manifest": {"entries": {"t": {"type": "local_dir", "src": ")" + source + R"("}}}})";
   http_client c{s.port()};
   std::vector<double> ours;
   std::vector<double> plain;
@@ -253,9 +254,8 @@ void stop(server& s, const std::string& folder, int n) {
               static_cast<double>(after - before) / 1024);
   std::printf("{\"bench\":\"exec_beside_stop\",\"quiet_ms\":{\"p50\":%.2f,\"p99\":%.2f},"
               "\"beside_ms\":{\"p50\":%.2f,\"p99\":%.2f},\"ratio_p99\":%.2f}\n",
-              quantile(quiet, 0.5) / 1000, quantile(quiet, 0.99) / 1000,
-              quantile(busy, 0.5) / 1000, quantile(busy, 0.99) / 1000,
-              quantile(busy, 0.99) / quantile(quiet, 0.99));
+              quantile(quiet, 0.5) / 1000, quantile(quiet, 0.99) / 1000, quantile(busy, 0.5) / 1000,
+              quantile(busy, 0.99) / 1000, quantile(busy, 0.99) / quantile(quiet, 0.99));
   print_pair("stop_2000_files_100_mb", "http_ms", ours, "tar_zstd_ms", plain);
 }
 

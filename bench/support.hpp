@@ -92,8 +92,8 @@ inline void run_by_posix_spawn(const char* program) {
   ::close(err[1]);
   std::array<unique_fd, 2> ends{unique_fd{out[0]}, unique_fd{err[0]}};
   read_to_end(ends);
-  // In a process with a runtime, its sweep for orphans may have been faster: then there is nothing to
-  // wait for.
+  // In a process with a runtime, its sweep for orphans may have been faster: then there is nothing
+  // to wait for.
   int status;
   ::waitpid(pid, &status, 0);
 }

@@ -85,9 +85,8 @@ result<void> parse_listen(const std::string& text, serve_config& out) {
     valid = fault == std::errc{} && end == last && first != last;
   }
   if (!valid)
-    return unexpected(
-      make_error(errc::invalid_request, op::request, "`listen` must be HOST:PORT")
-        .with("listen", text));
+    return unexpected(make_error(errc::invalid_request, op::request, "`listen` must be HOST:PORT")
+                        .with("listen", text));
   out.host = host;
   out.port = port;
   return {};

@@ -174,8 +174,7 @@ public:
           caught = signal;
           anon_tell(session, exec_cancel{call_id});
         }
-      }} {
-  }
+      }} {}
   signal_watch(const signal_watch&) = delete;
   signal_watch& operator=(const signal_watch&) = delete;
   ~signal_watch() {
@@ -236,9 +235,8 @@ int run(const run_options& options) {
 
   if (spec->state.type == backend_kind::unix_local)
     std::fprintf(stderr, "troupe: backend unix_local: no isolation, the command runs as you\n");
-  auto made = spec->resumed
-                ? host.ask<session_view>(supervisor, resume_session{std::move(*spec)})
-                : host.ask<session_view>(supervisor, create_session{std::move(*spec)});
+  auto made = spec->resumed ? host.ask<session_view>(supervisor, resume_session{std::move(*spec)})
+                            : host.ask<session_view>(supervisor, create_session{std::move(*spec)});
   if (!made)
     return fail(made.error());
   auto session = host.ask<local_session_actor>(supervisor, lookup_local{id});

@@ -18,9 +18,9 @@ struct run_options {
 };
 
 /// One whole life of a session in this process: create, materialise, exec with this process's own
-/// streams, stop into a snapshot, shut down. Returns the command's exit code (128 + N for signal N),
-/// or 125 when Troupe itself failed. SIGINT and SIGTERM must be blocked in every thread: they end the
-/// command, not the stop.
+/// streams, stop into a snapshot, shut down. Returns the command's exit code (128 + N for signal
+/// N), or 125 when Troupe itself failed. SIGINT and SIGTERM must be blocked in every thread: they
+/// end the command, not the stop.
 int run(const run_options& options);
 
 } // namespace troupe::cli

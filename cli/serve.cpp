@@ -71,9 +71,8 @@ int serve(serve_config config) {
 
   http_metrics http;
   auto context = std::make_shared<gateway::api_context>();
-  context->supervisor_of = [h = host->get()](const std::string& id) -> supervisor_actor {
-    return h->supervisor_of(id);
-  };
+  context->supervisor_of
+    = [h = host->get()](const std::string& id) -> supervisor_actor { return h->supervisor_of(id); };
   context->registry = [&shared] { return shared.directory.registry(); };
   context->snapshots = [&shared]() -> snapshot_store_actor { return shared.directory.snapshots(); };
   context->events = [&shared] { return shared.directory.events(); };
@@ -104,7 +103,8 @@ int serve(serve_config config) {
     return fail(server.error());
   context->ready = true;
 
-  auto bracketed = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
+  auto bracketed
+    = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
   auto url = "http://" + bracketed + ":" + std::to_string((*server)->port());
   std::printf("troupe listens on %s\n"
               "backend %s%s\n"

@@ -51,9 +51,8 @@ using session_actor = actor_handle<
   // -- files
   caf::result<file_opened>(file_open_read), caf::result<file_chunk>(file_read_chunk),
   caf::result<file_handle>(file_open_write), caf::result<void>(file_write_chunk),
-  caf::result<void>(file_commit), caf::result<void>(file_close),
-  caf::result<file_list>(list_files), caf::result<void>(make_directory),
-  caf::result<void>(remove_file),
+  caf::result<void>(file_commit), caf::result<void>(file_close), caf::result<file_list>(list_files),
+  caf::result<void>(make_directory), caf::result<void>(remove_file),
   // -- whole workspaces
   caf::result<file_opened>(export_workspace), caf::result<file_handle>(import_workspace),
   caf::result<void>(commit_import)>;
@@ -90,21 +89,20 @@ using supervisor_actor = actor_handle<
   caf::result<drain_report>(drain_sessions), caf::result<session_counts>(count_sessions)>;
 
 /// Snapshots: persisting and restoring, some at a time, one per session.
-using snapshot_store_actor = actor_handle<
-  caf::result<bool>(snapshot_restorable), caf::result<void>(restore_snapshot),
-  caf::result<void>(remove_snapshot), caf::result<snapshot_page>(list_snapshots)>;
+using snapshot_store_actor
+  = actor_handle<caf::result<bool>(snapshot_restorable), caf::result<void>(restore_snapshot),
+                 caf::result<void>(remove_snapshot), caf::result<snapshot_page>(list_snapshots)>;
 
 /// Events on their way to the journal and to whoever listens.
-using event_hub_actor = actor_handle<
-  caf::result<void>(publish_event),
-  // Long poll; a slow reader gets what it missed from the journal.
-  caf::result<event_page>(poll_events)>;
+using event_hub_actor
+  = actor_handle<caf::result<void>(publish_event),
+                 // Long poll; a slow reader gets what it missed from the journal.
+                 caf::result<event_page>(poll_events)>;
 
 /// The root of one process.
-using node_actor = actor_handle<
-  caf::result<node_info>(get_node),
-  // Drains the sessions; the process may end when this answers.
-  caf::result<shutdown_report>(shutdown_node)>;
+using node_actor = actor_handle<caf::result<node_info>(get_node),
+                                // Drains the sessions; the process may end when this answers.
+                                caf::result<shutdown_report>(shutdown_node)>;
 
 } // namespace troupe
 
@@ -211,8 +209,8 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (troupe::node_info))
   CAF_ADD_TYPE_ID(troupe, (troupe::shutdown_node))
   CAF_ADD_TYPE_ID(troupe, (troupe::shutdown_report))
-  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::event>))
-  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::session_record>))
+  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::event>) )
+  CAF_ADD_TYPE_ID(troupe, (std::vector<troupe::session_record>) )
   CAF_ADD_TYPE_ID(troupe, (troupe::exec_sink_actor))
   CAF_ADD_TYPE_ID(troupe, (troupe::session_actor))
   CAF_ADD_TYPE_ID(troupe, (troupe::registry_actor))

@@ -61,7 +61,7 @@ struct session_spec {
   std::optional<int64_t> idle_timeout_ms;
   std::optional<int64_t> max_lifetime_ms;
   bool start = true;
-  bool resumed = false;        ///< made from a state, not from a manifest
+  bool resumed = false; ///< made from a state, not from a manifest
 };
 
 /// The part of a session's record that changes while it lives; small, since it is written often.
@@ -145,15 +145,14 @@ auto inspect(Inspector& f, session_spec& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, session_live& x) {
-  return inspect_object(f, x, field("status", x.status), field("epoch", x.epoch),
-                        field("restarts", x.restarts), field("created_at_ms", x.created_at_ms),
-                        field("started_at_ms", x.started_at_ms),
-                        field("last_used_at_ms", x.last_used_at_ms),
-                        field("last_error", x.last_error), field("persist_skip", x.persist_skip),
-                        field("warnings", x.warnings),
-                        field("snapshot_fingerprint", x.snapshot_fingerprint),
-                        field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
-                        field("workspace_root_ready", x.workspace_root_ready));
+  return inspect_object(
+    f, x, field("status", x.status), field("epoch", x.epoch), field("restarts", x.restarts),
+    field("created_at_ms", x.created_at_ms), field("started_at_ms", x.started_at_ms),
+    field("last_used_at_ms", x.last_used_at_ms), field("last_error", x.last_error),
+    field("persist_skip", x.persist_skip), field("warnings", x.warnings),
+    field("snapshot_fingerprint", x.snapshot_fingerprint),
+    field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
+    field("workspace_root_ready", x.workspace_root_ready));
 }
 
 template <class Inspector>

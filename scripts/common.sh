@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 packages=(
-  g++ cmake ninja-build ccache pkg-config git ca-certificates curl
+  g++ make cmake ninja-build ccache pkg-config git ca-certificates curl zstd
   libcaf-dev libarchive-dev nlohmann-json3-dev libzstd-dev libsqlite3-dev libssl-dev
   libboost-dev libboost-system-dev libboost-test-dev libexpected-dev libcli11-dev python3 procps
 )

@@ -35,8 +35,7 @@ void call::fail(const error& x) const {
 }
 
 api::api(caf::actor_system& system, std::shared_ptr<api_context> context)
-  : context_(std::move(context)), bridge_(system) {
-}
+  : context_(std::move(context)), bridge_(system) {}
 
 const std::vector<api::route>& api::routes() {
   static const std::vector<route> table = {
@@ -62,8 +61,7 @@ const std::vector<api::route>& api::routes() {
     {"GET", "/v1/sessions/{id}/ls", "List a folder", &api::ls},
     {"POST", "/v1/sessions/{id}/mkdir", "Make a folder", &api::mkdir},
     {"GET", "/v1/sessions/{id}/workspace", "The workspace as a tar", &api::get_workspace},
-    {"PUT", "/v1/sessions/{id}/workspace", "Unpack a tar into the workspace",
-     &api::put_workspace},
+    {"PUT", "/v1/sessions/{id}/workspace", "Unpack a tar into the workspace", &api::put_workspace},
     {"GET", "/v1/sessions/{id}/events", "Events of a session", &api::session_events},
     {"GET", "/v1/snapshots", "List snapshots", &api::list_snapshots},
     {"GET", "/v1/snapshots/{id}", "Get a snapshot", &api::get_snapshot},
@@ -150,9 +148,9 @@ result<std::pair<int32_t, std::string>> api::page_of(const call& c) {
   if (auto text = c.query("limit"); !text.empty()) {
     auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), limit);
     if (fault != std::errc{} || end != text.data() + text.size() || limit < 1 || limit > 1000)
-      return unexpected(make_error(errc::invalid_request, op::list,
-                                   "`limit` must be an integer from 1 to 1000")
-                          .with("field", "limit"));
+      return unexpected(
+        make_error(errc::invalid_request, op::list, "`limit` must be an integer from 1 to 1000")
+          .with("field", "limit"));
   }
   return std::pair{limit, c.query("cursor")};
 }

@@ -27,8 +27,8 @@ struct api_context {
   backend_kind default_backend = backend_kind::unix_local;
   /// API key -> tenant. Empty: everyone is tenant `default`.
   std::unordered_map<std::string, std::string> keys;
-  /// Folders that a tenant's local snapshots may be in, besides the server's own. Only looked at when
-  /// keys are configured: without, the one tenant is the operator.
+  /// Folders that a tenant's local snapshots may be in, besides the server's own. Only looked at
+  /// when keys are configured: without, the one tenant is the operator.
   std::vector<std::string> snapshot_roots;
   /// False while the process starts or goes down.
   std::atomic<bool> ready{false};
@@ -74,7 +74,8 @@ private:
   };
   static const std::vector<route>& routes();
 
-  // -- plumbing ---------------------------------------------------------------------------------------
+  // -- plumbing
+  // ---------------------------------------------------------------------------------------
 
   void dispatch(const route& r, std::shared_ptr<exchange> x);
   result<std::string> authenticate(const request_head& head) const;
@@ -109,7 +110,8 @@ private:
   /// Limit and cursor of a list request.
   static result<std::pair<int32_t, std::string>> page_of(const call& c);
 
-  // -- sessions.cpp -----------------------------------------------------------------------------------
+  // -- sessions.cpp
+  // -----------------------------------------------------------------------------------
 
   void create(call c);
   void list(call c);
@@ -128,12 +130,14 @@ private:
 
   void submit_create(call c, session_spec spec, bool idempotent);
 
-  // -- commands.cpp -----------------------------------------------------------------------------------
+  // -- commands.cpp
+  // -----------------------------------------------------------------------------------
 
   void exec(call c);
   void exec_streamed(call c, exec_request request, bool base64);
 
-  // -- files.cpp --------------------------------------------------------------------------------------
+  // -- files.cpp
+  // --------------------------------------------------------------------------------------
 
   void get_file(call c);
   void put_file(call c);
@@ -143,13 +147,15 @@ private:
   void get_workspace(call c);
   void put_workspace(call c);
 
-  // -- events.cpp -------------------------------------------------------------------------------------
+  // -- events.cpp
+  // -------------------------------------------------------------------------------------
 
   void events(call c);
   void session_events(call c);
   void stream_events(call c, const std::string& session_id);
 
-  // -- operations.cpp ---------------------------------------------------------------------------------
+  // -- operations.cpp
+  // ---------------------------------------------------------------------------------
 
   void list_snapshots(call c);
   void get_snapshot(call c);

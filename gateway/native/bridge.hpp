@@ -12,8 +12,8 @@ namespace troupe::gateway {
 /// Takes actions: the part of an actor that asks on behalf of HTTP threads.
 using bridge_actor = actor_handle<caf::result<void>(action)>;
 
-/// Lets threads that are no actors ask actors without waiting. A few actors do the asking in turn, so
-/// that none of them becomes the narrow place.
+/// Lets threads that are no actors ask actors without waiting. A few actors do the asking in turn,
+/// so that none of them becomes the narrow place.
 class bridge {
 public:
   explicit bridge(caf::actor_system& system, size_t width = 4);
@@ -27,11 +27,11 @@ public:
   void ask(Handle target, std::function<void(result<R>)> done, Ts... xs) {
     auto& one = next();
     auto args = std::make_shared<std::tuple<Ts...>>(std::move(xs)...);
-    anon_tell(one.actor, action{[self = one.self, target = std::move(target),
-                                 done = std::move(done), args] {
-      std::apply(
-        [&](Ts&... ys) { ask_then<R>(self, target, done, std::move(ys)...); }, *args);
-    }});
+    anon_tell(one.actor,
+              action{[self = one.self, target = std::move(target), done = std::move(done), args] {
+                std::apply([&](Ts&... ys) { ask_then<R>(self, target, done, std::move(ys)...); },
+                           *args);
+              }});
   }
 
   template <class Handle, class Message>

@@ -50,10 +50,10 @@ result<exec_body> parse_exec(const json& body) {
     return unexpected(std::move(ok.error()));
   for (const auto& [name, value] : request.env)
     if (name.empty() || name.find_first_of(std::string_view{"=\0", 2}) != std::string::npos)
-      return unexpected(make_error(errc::invalid_request, op::exec,
-                                   "`env` has a name that no environment can hold")
-                          .with("field", "env")
-                          .with("name", name));
+      return unexpected(
+        make_error(errc::invalid_request, op::exec, "`env` has a name that no environment can hold")
+          .with("field", "env")
+          .with("name", name));
   return out;
 }
 
@@ -82,8 +82,7 @@ class exec_feed {
 public:
   using next_done = body_source::next_done;
 
-  explicit exec_feed(bool base64) : base64_(base64) {
-  }
+  explicit exec_feed(bool base64) : base64_(base64) {}
 
   /// Grants credit for what the client has taken.
   std::function<void(int64_t)> on_taken;
@@ -114,9 +113,9 @@ public:
       return;
     for (int i = 0; i < 2; ++i)
       if (!tails_[i].empty())
-        push(sse(i == 0 ? "stdout" : "stderr",
-                 {{"data", to_utf8(tails_[i])}, {"seq", ++last_seq_}}),
-             0);
+        push(
+          sse(i == 0 ? "stdout" : "stderr", {{"data", to_utf8(tails_[i])}, {"seq", ++last_seq_}}),
+          0);
     push(sse("exit", {{"exit_code", x.exit_code}, {"wall_s", seconds_to_json(x.wall)}}), 0);
     ended_ = true;
     deliver(lock);
@@ -179,8 +178,7 @@ struct exec_sink_state {
   static constexpr const char* name = "troupe.exec_sink";
 
   exec_sink_state(self_ptr<exec_sink_actor> ptr, std::shared_ptr<exec_feed> to)
-    : self(ptr), feed(std::move(to)) {
-  }
+    : self(ptr), feed(std::move(to)) {}
 
   exec_sink_actor::behavior_type make_behavior() {
     return {
@@ -207,8 +205,7 @@ struct exec_sink_state {
 class exec_stream : public body_source {
 public:
   exec_stream(std::shared_ptr<exec_feed> feed, std::function<void()> cancel)
-    : feed_(std::move(feed)), cancel_(std::move(cancel)) {
-  }
+    : feed_(std::move(feed)), cancel_(std::move(cancel)) {}
   ~exec_stream() override {
     cancel_();
   }
@@ -237,39 +234,37 @@ void api::exec(call c) {
         return;
       }
       exec_call request{new_call_id(), std::move(parsed->request)};
-      with_session(
-        std::move(c2), [this, request = std::move(request),
-                        base64 = parsed->base64](call c3, session_actor session) {
-          // A client that leaves takes its command with it.
-          c3.http->on_disconnect([session, id = request.call_id] {
-            anon_tell(session, exec_cancel{id});
-          });
-          bridge_.ask<exec_result>(
-            session,
-            [c3, base64](result<exec_result> x) {
-              if (!x) {
-                c3.fail(x.error());
-                return;
-              }
-              auto text = [base64](const std::string& bytes) {
-                return base64 ? workspace::base64_encode(bytes) : to_utf8(bytes);
-              };
-              c3.answer(200, {{"exit_code", x->exit_code},
-                              {"stdout", text(x->stdout_data)},
-                              {"stderr", text(x->stderr_data)},
-                              {"wall_s", seconds_to_json(x->wall)},
-                              {"truncated", x->stdout_truncated || x->stderr_truncated}});
-            },
-            request);
-        });
+      with_session(std::move(c2), [this, request = std::move(request),
+                                   base64 = parsed->base64](call c3, session_actor session) {
+        // A client that leaves takes its command with it.
+        c3.http->on_disconnect(
+          [session, id = request.call_id] { anon_tell(session, exec_cancel{id}); });
+        bridge_.ask<exec_result>(
+          session,
+          [c3, base64](result<exec_result> x) {
+            if (!x) {
+              c3.fail(x.error());
+              return;
+            }
+            auto text = [base64](const std::string& bytes) {
+              return base64 ? workspace::base64_encode(bytes) : to_utf8(bytes);
+            };
+            c3.answer(200, {{"exit_code", x->exit_code},
+                            {"stdout", text(x->stdout_data)},
+                            {"stderr", text(x->stderr_data)},
+                            {"wall_s", seconds_to_json(x->wall)},
+                            {"truncated", x->stdout_truncated || x->stderr_truncated}});
+          },
+          request);
+      });
     },
     exec_body_limit);
 }
 
 void api::exec_streamed(call c, exec_request request, bool base64) {
   exec_call command{new_call_id(), std::move(request)};
-  with_session(std::move(c), [this, command = std::move(command),
-                              base64](call c2, session_actor session) {
+  with_session(std::move(c), [this, command = std::move(command), base64](call c2,
+                                                                          session_actor session) {
     auto feed = std::make_shared<exec_feed>(base64);
     auto id = command.call_id;
     feed->on_taken = [session, id](int64_t bytes) { anon_tell(session, exec_grant{id, bytes}); };
@@ -277,8 +272,8 @@ void api::exec_streamed(call c, exec_request request, bool base64) {
     response answer;
     answer.headers.add("Content-Type", "text/event-stream");
     answer.headers.add("Cache-Control", "no-store");
-    answer.stream = std::make_unique<exec_stream>(
-      feed, [session, id] { anon_tell(session, exec_cancel{id}); });
+    answer.stream
+      = std::make_unique<exec_stream>(feed, [session, id] { anon_tell(session, exec_cancel{id}); });
     c2.http->respond(std::move(answer));
     bridge_.ask<exec_result>(
       session,

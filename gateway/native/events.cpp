@@ -18,8 +18,7 @@ std::string render(const event& x) {
 class event_stream : public body_source {
 public:
   event_stream(bridge& asker, std::function<event_hub_actor()> hub, poll_events first)
-    : bridge_(asker), hub_(std::move(hub)), request_(std::move(first)) {
-  }
+    : bridge_(asker), hub_(std::move(hub)), request_(std::move(first)) {}
 
   void next(next_done done) override {
     auto state = state_;
@@ -95,8 +94,7 @@ void api::stream_events(call c, const std::string& session_id) {
   response answer;
   answer.headers.add("Content-Type", "text/event-stream");
   answer.headers.add("Cache-Control", "no-store");
-  answer.stream
-    = std::make_unique<event_stream>(bridge_, context_->events, std::move(request));
+  answer.stream = std::make_unique<event_stream>(bridge_, context_->events, std::move(request));
   c.http->respond(std::move(answer));
 }
 

@@ -17,12 +17,8 @@ class file_stream : public body_source {
 public:
   file_stream(bridge& asker, session_actor session, uint64_t handle, uint64_t offset,
               uint64_t length)
-    : bridge_(asker),
-      session_(std::move(session)),
-      handle_(handle),
-      offset_(offset),
-      left_(length) {
-  }
+    : bridge_(asker), session_(std::move(session)), handle_(handle), offset_(offset),
+      left_(length) {}
   ~file_stream() override {
     anon_tell(session_, file_close{handle_});
   }
@@ -61,8 +57,8 @@ private:
 
 std::string etag_of(const file_opened& x) {
   char text[80];
-  std::snprintf(text, sizeof text, "\"%llx-%llx-%llx\"",
-                static_cast<unsigned long long>(x.inode), static_cast<unsigned long long>(x.size),
+  std::snprintf(text, sizeof text, "\"%llx-%llx-%llx\"", static_cast<unsigned long long>(x.inode),
+                static_cast<unsigned long long>(x.size),
                 static_cast<unsigned long long>(x.mtime_ns));
   return text;
 }
@@ -72,8 +68,8 @@ struct byte_range {
   uint64_t length = 0;
 };
 
-/// One range of `bytes=a-b`, `bytes=a-` or `bytes=-n`. nullopt: none asked for (or several, which may be
-/// ignored). An empty range cannot be satisfied.
+/// One range of `bytes=a-b`, `bytes=a-` or `bytes=-n`. nullopt: none asked for (or several, which
+/// may be ignored). An empty range cannot be satisfied.
 std::optional<byte_range> parse_range(std::string_view header, uint64_t size) {
   constexpr std::string_view unit = "bytes=";
   if (header.substr(0, unit.size()) != unit)
@@ -112,9 +108,9 @@ std::optional<std::string> user_of(const call& c) {
 result<std::string> path_of(const call& c) {
   auto path = c.head().query.get("path");
   if (!path)
-    return unexpected(make_error(errc::invalid_request, op::request,
-                                 "the query parameter `path` is missing")
-                        .with("field", "path"));
+    return unexpected(
+      make_error(errc::invalid_request, op::request, "the query parameter `path` is missing")
+        .with("field", "path"));
   return std::string{*path};
 }
 
@@ -125,9 +121,9 @@ result<std::optional<uint32_t>> mode_of(const call& c) {
   uint32_t mode = 0;
   auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), mode, 8);
   if (fault != std::errc{} || end != text.data() + text.size() || mode > 0777)
-    return unexpected(make_error(errc::invalid_request, op::write,
-                                 "`mode` must be octal permission bits, 0 to 777")
-                        .with("field", "mode"));
+    return unexpected(
+      make_error(errc::invalid_request, op::write, "`mode` must be octal permission bits, 0 to 777")
+        .with("field", "mode"));
   return std::optional{mode};
 }
 
@@ -136,12 +132,8 @@ class upload : public std::enable_shared_from_this<upload> {
 public:
   upload(bridge& asker, call c, session_actor session, uint64_t handle,
          std::function<void(std::shared_ptr<upload>)> commit)
-    : bridge_(asker),
-      call_(std::move(c)),
-      session_(std::move(session)),
-      handle_(handle),
-      commit_(std::move(commit)) {
-  }
+    : bridge_(asker), call_(std::move(c)), session_(std::move(session)), handle_(handle),
+      commit_(std::move(commit)) {}
 
   void pump() {
     auto body = call_.http->body();
@@ -254,8 +246,8 @@ void api::get_file(call c) {
           if (x->handle != 0)
             anon_tell(session, file_close{x->handle});
         } else {
-          answer.stream = std::make_unique<file_stream>(bridge_, session, x->handle, range.first,
-                                                        range.length);
+          answer.stream
+            = std::make_unique<file_stream>(bridge_, session, x->handle, range.first, range.length);
           answer.stream_length = range.length;
         }
         c2.http->respond(std::move(answer));
@@ -281,10 +273,10 @@ void api::put_file(call c) {
           c2.fail(x.error());
           return;
         }
-        auto job = std::make_shared<upload>(
-          bridge_, c2, session, x->handle, [mode](const std::shared_ptr<upload>& self) {
-            self->finish(file_commit{self->handle(), mode});
-          });
+        auto job = std::make_shared<upload>(bridge_, c2, session, x->handle,
+                                            [mode](const std::shared_ptr<upload>& self) {
+                                              self->finish(file_commit{self->handle(), mode});
+                                            });
         c2.http->post([job] { job->pump(); });
       },
       request);
@@ -337,8 +329,7 @@ void api::mkdir(call c) {
       c2.fail(ok.error());
       return;
     }
-    ask_session<void>(std::move(c2), std::move(request),
-                      [](const call& c3) { c3.answer_empty(); });
+    ask_session<void>(std::move(c2), std::move(request), [](const call& c3) { c3.answer_empty(); });
   });
 }
 
@@ -371,10 +362,9 @@ void api::put_workspace(call c) {
           c2.fail(x.error());
           return;
         }
-        auto job = std::make_shared<upload>(bridge_, c2, session, x->handle,
-                                            [](const std::shared_ptr<upload>& self) {
-                                              self->finish(commit_import{self->handle()});
-                                            });
+        auto job = std::make_shared<upload>(
+          bridge_, c2, session, x->handle,
+          [](const std::shared_ptr<upload>& self) { self->finish(commit_import{self->handle()}); });
         c2.http->post([job] { job->pump(); });
       },
       import_workspace{});

@@ -6,7 +6,8 @@ namespace troupe::gateway {
 
 namespace {
 
-/// The name between backticks and what follows. Appended step by step: g++ 12 warns of an overlap in
+/// The name between backticks and what follows. Appended step by step: g++ 12 warns of an overlap
+/// in
 /// `"`" + std::string` that is not there.
 std::string quoted(const std::string& name, const std::string& rest) {
   std::string out = "`";
@@ -33,9 +34,9 @@ std::string object_reader::name_of(std::string_view key) const {
 void object_reader::fail(std::string_view key, const std::string& expected) {
   if (failure_)
     return;
-  failure_ = make_error(errc::invalid_request, op::request,
-                        quoted(name_of(key), " must be " + expected))
-               .with("field", name_of(key));
+  failure_
+    = make_error(errc::invalid_request, op::request, quoted(name_of(key), " must be " + expected))
+        .with("field", name_of(key));
 }
 
 bool object_reader::has(std::string_view key) const {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <map>
 
-// The description that the server serves of itself, made from the route table. What a body holds stands
-// here; that it is so, the tests of the API say.
+// The description that the server serves of itself, made from the route table. What a body holds
+// stands here; that it is so, the tests of the API say.
 
 namespace troupe::gateway {
 
@@ -31,9 +31,8 @@ json list_of(json item) {
 }
 
 json object(json properties, std::vector<std::string> required = {}) {
-  json out{{"type", "object"},
-           {"additionalProperties", false},
-           {"properties", std::move(properties)}};
+  json out{
+    {"type", "object"}, {"additionalProperties", false}, {"properties", std::move(properties)}};
   if (!required.empty())
     out["required"] = required;
   return out;
@@ -55,28 +54,27 @@ json command() {
 const std::map<std::string, json>& bodies() {
   static const std::map<std::string, json> table = {
     {"POST /v1/sessions",
-     object({{"manifest", {{"type", "object"}}},
-             {"snapshot", {{"type", json::array({"object", "null"})}}},
-             {"options",
-              object({{"type", {{"enum", json::array({"unix_local", "isolated", "docker"})}}},
-                      {"exposed_ports", list_of(integer())}})},
-             {"exposed_ports", list_of(integer())},
-             {"concurrency_limits",
-              object({{"manifest_entries", integer()}, {"local_dir_files", integer()}})},
-             {"limits",
-              object({{"exec_timeout_s", number()},
-                      {"output_bytes", integer()},
-                      {"cpus", number()},
-                      {"memory_bytes", integer()},
-                      {"pids", integer()},
-                      {"disk_bytes", integer()}})},
-             {"network",
-              {{"oneOf", json::array({json{{"enum", json::array({"none", "host"})}},
-                                      object({{"allow", list_of(text())}})})}}},
-             {"labels", text_map()},
-             {"idle_timeout_s", number()},
-             {"max_lifetime_s", number()},
-             {"start", boolean()}})},
+     object(
+       {{"manifest", {{"type", "object"}}},
+        {"snapshot", {{"type", json::array({"object", "null"})}}},
+        {"options", object({{"type", {{"enum", json::array({"unix_local", "isolated", "docker"})}}},
+                            {"exposed_ports", list_of(integer())}})},
+        {"exposed_ports", list_of(integer())},
+        {"concurrency_limits",
+         object({{"manifest_entries", integer()}, {"local_dir_files", integer()}})},
+        {"limits", object({{"exec_timeout_s", number()},
+                           {"output_bytes", integer()},
+                           {"cpus", number()},
+                           {"memory_bytes", integer()},
+                           {"pids", integer()},
+                           {"disk_bytes", integer()}})},
+        {"network",
+         {{"oneOf", json::array({json{{"enum", json::array({"none", "host"})}},
+                                 object({{"allow", list_of(text())}})})}}},
+        {"labels", text_map()},
+        {"idle_timeout_s", number()},
+        {"max_lifetime_s", number()},
+        {"start", boolean()}})},
     {"POST /v1/sessions/resume",
      object({{"state", {{"type", "object"}}}, {"options", {{"type", "object"}}}}, {"state"})},
     {"POST /v1/sessions/{id}/pre_stop_hooks",
@@ -125,8 +123,9 @@ json bytes_content(const char* type) {
 
 /// The answer of a success, by "METHOD pattern".
 std::pair<std::string, json> success(const std::string& key) {
-  auto described
-    = [](const char* what, json content) { return json{{"description", what}, {"content", content}}; };
+  auto described = [](const char* what, json content) {
+    return json{{"description", what}, {"content", content}};
+  };
   auto ends_with = [&](std::string_view tail) { return key.ends_with(tail); };
   if (key == "POST /v1/sessions" || ends_with("/resume"))
     return {"201", described("The session", json_content(reference("Session")))};
@@ -162,8 +161,7 @@ json schemas() {
   json codes = json::array();
   for (int i = 1; i <= static_cast<int>(errc::internal); ++i)
     codes.push_back(to_string(static_cast<errc>(i)));
-  json statuses
-    = json::array({"created", "starting", "running", "stopping", "stopped", "failed"});
+  json statuses = json::array({"created", "starting", "running", "stopping", "stopped", "failed"});
   json error_properties{{"code", {{"enum", codes}}},
                         {"message", text()},
                         {"op", text()},
@@ -173,42 +171,39 @@ json schemas() {
   return {
     {"Error", object({{"error", object(error_properties)}}, {"error"})},
     {"Session",
-     object({{"id", text()},
-             {"status", {{"enum", statuses}}},
-             {"backend", text()},
-             {"node", text()},
-             {"tenant", text()},
-             {"labels", text_map()},
-             {"created_at", text()},
-             {"started_at", nullable(text())},
-             {"last_used_at", nullable(text())},
-             {"expires_at", nullable(text())},
-             {"restarts", integer()},
-             {"last_error", nullable(json{{"type", "object"}})},
-             {"usage",
-              object({{"cpu_s", number()},
-                      {"memory_bytes", integer()},
-                      {"disk_bytes", integer()},
-                      {"pids", integer()}})},
-             {"walls",
-              list_of(object({{"name", text()}, {"enforced", boolean()}, {"note", text()}}))},
-             {"warnings", list_of(text())},
-             {"state", {{"type", "object"}}}})},
-    {"ExecResult",
-     object({{"exit_code", integer()},
-             {"stdout", text()},
-             {"stderr", text()},
-             {"wall_s", number()},
-             {"truncated", boolean()}})},
-    {"Snapshot",
-     object({{"id", text()},
-             {"session", text()},
-             {"created_at", text()},
-             {"size_bytes", integer()},
-             {"stored_bytes", integer()},
-             {"files", integer()},
-             {"layers", integer()},
-             {"parent", nullable(text())}})},
+     object(
+       {{"id", text()},
+        {"status", {{"enum", statuses}}},
+        {"backend", text()},
+        {"node", text()},
+        {"tenant", text()},
+        {"labels", text_map()},
+        {"created_at", text()},
+        {"started_at", nullable(text())},
+        {"last_used_at", nullable(text())},
+        {"expires_at", nullable(text())},
+        {"restarts", integer()},
+        {"last_error", nullable(json{{"type", "object"}})},
+        {"usage", object({{"cpu_s", number()},
+                          {"memory_bytes", integer()},
+                          {"disk_bytes", integer()},
+                          {"pids", integer()}})},
+        {"walls", list_of(object({{"name", text()}, {"enforced", boolean()}, {"note", text()}}))},
+        {"warnings", list_of(text())},
+        {"state", {{"type", "object"}}}})},
+    {"ExecResult", object({{"exit_code", integer()},
+                           {"stdout", text()},
+                           {"stderr", text()},
+                           {"wall_s", number()},
+                           {"truncated", boolean()}})},
+    {"Snapshot", object({{"id", text()},
+                         {"session", text()},
+                         {"created_at", text()},
+                         {"size_bytes", integer()},
+                         {"stored_bytes", integer()},
+                         {"files", integer()},
+                         {"layers", integer()},
+                         {"parent", nullable(text())}})},
   };
 }
 
@@ -225,10 +220,8 @@ json openapi_document(const std::vector<described_route>& routes) {
         {{"name", "id"}, {"in", "path"}, {"required", true}, {"schema", text()}});
     if (auto i = queries().find(key); i != queries().end())
       for (const auto& name : i->second)
-        parameters.push_back({{"name", name},
-                              {"in", "query"},
-                              {"required", name == "path"},
-                              {"schema", text()}});
+        parameters.push_back(
+          {{"name", name}, {"in", "query"}, {"required", name == "path"}, {"schema", text()}});
     if (!parameters.empty())
       operation["parameters"] = std::move(parameters);
     if (auto i = bodies().find(key); i != bodies().end())
@@ -236,10 +229,9 @@ json openapi_document(const std::vector<described_route>& routes) {
     else if (r.method == "PUT")
       operation["requestBody"] = {{"content", bytes_content("application/octet-stream")}};
     auto [status, answer] = success(key);
-    operation["responses"] = {{status, std::move(answer)},
-                              {"default",
-                               {{"description", "An error"},
-                                {"content", json_content(reference("Error"))}}}};
+    operation["responses"]
+      = {{status, std::move(answer)},
+         {"default", {{"description", "An error"}, {"content", json_content(reference("Error"))}}}};
     auto method = r.method;
     std::transform(method.begin(), method.end(), method.begin(),
                    [](char c) { return static_cast<char>(c + ('a' - 'A')); });

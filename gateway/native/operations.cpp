@@ -20,9 +20,9 @@ void api::list_snapshots(call c) {
       json items = json::array();
       for (const auto& info : x->items)
         items.push_back(snapshot_to_json(info));
-      c.answer(200, {{"items", std::move(items)},
-                     {"next_cursor",
-                      x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
+      c.answer(200,
+               {{"items", std::move(items)},
+                {"next_cursor", x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
     },
     std::move(query));
 }

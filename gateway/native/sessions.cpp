@@ -143,9 +143,9 @@ void api::list(call c) {
         view.record = std::move(record);
         items.push_back(session_to_json(view, false));
       }
-      c.answer(200, {{"items", std::move(items)},
-                     {"next_cursor",
-                      x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
+      c.answer(200,
+               {{"items", std::move(items)},
+                {"next_cursor", x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
     },
     std::move(query));
 }
@@ -202,8 +202,9 @@ void api::remove(call c) {
 }
 
 void api::running(call c) {
-  ask_session<bool>(std::move(c), session_running{},
-                    [](const call& c2, bool alive) { c2.answer(200, {{"running", alive}}); });
+  ask_session<bool>(std::move(c), session_running{}, [](const call& c2, bool alive) {
+    c2.answer(200, {{"running", alive}});
+  });
 }
 
 void api::describe(call c) {
@@ -280,13 +281,13 @@ void api::apply(call c) {
         c2.fail(ok.error());
         return;
       }
-      ask_session<materialized_files>(
-        std::move(c2), std::move(request), [](const call& c3, const materialized_files& made) {
-          json files = json::array();
-          for (const auto& x : made.items)
-            files.push_back({{"path", x.path}, {"sha256", x.sha256}});
-          c3.answer(200, {{"files", std::move(files)}});
-        });
+      ask_session<materialized_files>(std::move(c2), std::move(request),
+                                      [](const call& c3, const materialized_files& made) {
+                                        json files = json::array();
+                                        for (const auto& x : made.items)
+                                          files.push_back({{"path", x.path}, {"sha256", x.sha256}});
+                                        c3.answer(200, {{"files", std::move(files)}});
+                                      });
     },
     create_body_limit);
 }

@@ -1,7 +1,7 @@
 #include "support.hpp"
 
-// Kills actors and processes in the middle of work: every other session goes on, the request in flight
-// gets a typed error or is done again, nothing is left behind.
+// Kills actors and processes in the middle of work: every other session goes on, the request in
+// flight gets a typed error or is done again, nothing is left behind.
 
 using namespace troupe;
 using namespace troupe::tests;
@@ -103,8 +103,7 @@ BOOST_AUTO_TEST_CASE(a_session_that_keeps_dying_fails_and_keeps_its_workspace) {
   BOOST_REQUIRE(seen.has_value());
   BOOST_TEST((seen->record.live.status == session_status::failed));
   BOOST_TEST(seen->record.live.last_error.has_value());
-  auto refused
-    = host().ask<session_actor>(host().supervisor_of(id), lookup_session{id, "default"});
+  auto refused = host().ask<session_actor>(host().supervisor_of(id), lookup_session{id, "default"});
   BOOST_REQUIRE(!refused.has_value());
   BOOST_TEST((refused.error().code == errc::session_failed));
   BOOST_TEST(slurp(root + "/f") == "kept\n");

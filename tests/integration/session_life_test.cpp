@@ -88,8 +88,8 @@ BOOST_AUTO_TEST_CASE(a_stop_writes_a_snapshot_that_another_node_resumes) {
   again.id = id;
   again.state = state;
   again.resumed = true;
-  auto resumed = elsewhere.host().ask<session_view>(elsewhere.host().supervisor_of(id),
-                                                    resume_session{again});
+  auto resumed
+    = elsewhere.host().ask<session_view>(elsewhere.host().supervisor_of(id), resume_session{again});
   BOOST_REQUIRE_MESSAGE(resumed.has_value(), why(resumed));
   BOOST_TEST(elsewhere.output(id, "cat keep eph other; readlink link")
              == "changed\nfreshnew\n/nowhere\n");

@@ -106,15 +106,13 @@ public:
   }
 
   result<void> remove(const std::string& id, bool keep_snapshot = false) {
-    return host_->ask<void>(host_->supervisor_of(id),
-                            remove_session{id, "default", keep_snapshot});
+    return host_->ask<void>(host_->supervisor_of(id), remove_session{id, "default", keep_snapshot});
   }
 
   /// Waits until the session answers again after one of its actors died.
   void wait_until_running(const std::string& id) {
     for (int i = 0; i < 5000; ++i) {
-      auto x = host_->ask<session_actor>(host_->supervisor_of(id),
-                                         lookup_session{id, "default"});
+      auto x = host_->ask<session_actor>(host_->supervisor_of(id), lookup_session{id, "default"});
       if (x) {
         auto up = host_->ask<bool>(*x, session_running{});
         if (up && *up)

@@ -10,8 +10,7 @@ struct keeper_state {
   using handle_type = with_actions<node_actor>;
   static constexpr const char* name = "keeper";
 
-  explicit keeper_state(self_ptr<handle_type> ptr) : self(ptr) {
-  }
+  explicit keeper_state(self_ptr<handle_type> ptr) : self(ptr) {}
 
   handle_type::behavior_type make_behavior() {
     return {

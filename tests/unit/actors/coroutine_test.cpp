@@ -14,8 +14,7 @@ struct gate_state {
   using handle_type = actor_handle<caf::result<bool>(session_running), caf::result<void>(get_node)>;
   static constexpr const char* name = "gate";
 
-  explicit gate_state(self_ptr<handle_type> ptr) : self(ptr) {
-  }
+  explicit gate_state(self_ptr<handle_type> ptr) : self(ptr) {}
 
   handle_type::behavior_type make_behavior() {
     return {
@@ -47,8 +46,7 @@ struct runner_state {
   static constexpr const char* name = "runner";
 
   runner_state(self_ptr<handle_type> ptr, gate_actor g, mode m, int* c)
-    : self(ptr), gate(std::move(g)), how(m), concurrent(c) {
-  }
+    : self(ptr), gate(std::move(g)), how(m), concurrent(c) {}
 
   co<result<bool>> step() {
     auto answer = co_await ask<bool>(self, gate, session_running{});

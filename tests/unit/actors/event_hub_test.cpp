@@ -13,8 +13,7 @@ struct journal_state {
   using handle_type = registry_actor;
   static constexpr const char* name = "journal";
 
-  explicit journal_state(self_ptr<registry_actor>, std::vector<event>* to) : journal(to) {
-  }
+  explicit journal_state(self_ptr<registry_actor>, std::vector<event>* to) : journal(to) {}
 
   registry_actor::behavior_type make_behavior() {
     auto refuse = [] { return to_caf(make_error(errc::not_implemented, op::request, "")); };

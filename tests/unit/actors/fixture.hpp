@@ -13,8 +13,9 @@
 
 namespace troupe::tests {
 
-/// An actor system that runs on the test's own thread, one message at a time, in virtual time. Which of
-/// the runnable actors goes next is drawn from a seed, so that other seeds try other interleavings.
+/// An actor system that runs on the test's own thread, one message at a time, in virtual time.
+/// Which of the runnable actors goes next is drawn from a seed, so that other seeds try other
+/// interleavings.
 class deterministic_system {
   struct config : caf::actor_system_config {
     config() {
@@ -25,8 +26,7 @@ class deterministic_system {
   };
 
 public:
-  explicit deterministic_system(unsigned seed = 1) : random_(seed) {
-  }
+  explicit deterministic_system(unsigned seed = 1) : random_(seed) {}
 
   ~deterministic_system() {
     run();
