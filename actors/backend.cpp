@@ -41,8 +41,12 @@ backend_state::backend_state(self_ptr<handle_type> self, services& shared, std::
 
 backend_state::handle_type::behavior_type backend_state::make_behavior() {
   return {
-    [this](const open_sandbox&) { return respond(self_, scope_, open()); },
-    [this](const reopen_root&) { return respond(self_, scope_, reopen()); },
+    [this](const open_sandbox&) {
+      return respond(self_, scope_, ready_after(&backends::sandbox::open));
+    },
+    [this](const reopen_root&) {
+      return respond(self_, scope_, ready_after(&backends::sandbox::reopen_root));
+    },
     [this](const close_sandbox&) { return respond(self_, scope_, close()); },
     [this](const remove_sandbox&) { return respond(self_, scope_, remove()); },
     [this](const get_usage&) -> caf::result<session_usage> { return sandbox_->usage(); },
@@ -62,18 +66,9 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
   };
 }
 
-co<result<sandbox_ready>> backend_state::open() {
+co<result<sandbox_ready>> backend_state::ready_after(result<void> (backends::sandbox::*step)()) {
   auto sandbox = sandbox_;
-  auto work = [sandbox] { return sandbox->open(); };
-  auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
-  if (!opened)
-    co_return unexpected(std::move(opened.error()));
-  co_return sandbox_ready{sandbox_->root(), sandbox_->walls()};
-}
-
-co<result<sandbox_ready>> backend_state::reopen() {
-  auto sandbox = sandbox_;
-  auto work = [sandbox] { return sandbox->reopen_root(); };
+  auto work = [sandbox, step] { return (sandbox.get()->*step)(); };
   auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
   if (!opened)
     co_return unexpected(std::move(opened.error()));

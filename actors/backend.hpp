@@ -32,8 +32,8 @@ private:
     uint64_t seq = 0; ///< of the last piece of output
   };
 
-  co<result<sandbox_ready>> open();
-  co<result<sandbox_ready>> reopen();
+  /// Runs a step of the sandbox that opens its root, on the I/O pool.
+  co<result<sandbox_ready>> ready_after(result<void> (backends::sandbox::*step)());
   co<result<void>> remove();
   co<result<void>> close();
 
