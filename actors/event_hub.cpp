@@ -9,7 +9,7 @@ namespace {
 constexpr size_t ring_limit = 4096;
 constexpr size_t unwritten_limit = 20'000;
 constexpr size_t waiter_limit = 4096;
-constexpr auto tick_interval = std::chrono::milliseconds{20};
+constexpr auto tick_interval = std::chrono::milliseconds{50};
 
 bool matches(const event& x, const poll_events& request) {
   return x.tenant == request.tenant

@@ -11,8 +11,8 @@ namespace troupe::actors {
 namespace {
 
 /// Small files in one job: enough to hide the actor, few enough to spread over the pool.
-constexpr size_t batch_files = 128;
-constexpr size_t batch_bytes = 1 << 20;
+constexpr size_t batch_files = 1024;
+constexpr size_t batch_bytes = 4 << 20;
 
 /// A job is tried this often when its error is retryable or its actor died.
 constexpr int max_tries = 3;

@@ -15,17 +15,20 @@ namespace troupe::actors {
 
 namespace {
 
-constexpr int schema_version = 1;
+constexpr int schema_version = 2;
 
 /// Events kept in the journal; the oldest go first.
 constexpr int64_t journal_limit = 200'000;
 
+/// A spec is written once and may be large; what changes lies apart from it. Row ids keep what is
+/// made together on the same few pages, whatever the ids of the sessions are.
 constexpr const char* schema = R"(
   CREATE TABLE IF NOT EXISTS sessions (
-    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, status TEXT NOT NULL,
-    labels TEXT NOT NULL, spec TEXT NOT NULL, live TEXT NOT NULL
-  ) WITHOUT ROWID;
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+    created_at INTEGER NOT NULL, status TEXT NOT NULL, labels TEXT NOT NULL, live TEXT NOT NULL
+  );
   CREATE INDEX IF NOT EXISTS sessions_by_tenant ON sessions (tenant, created_at, id);
+  CREATE TABLE IF NOT EXISTS specs (row INTEGER PRIMARY KEY, spec TEXT NOT NULL);
   CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, session_id TEXT NOT NULL, body TEXT NOT NULL
   );
@@ -33,6 +36,18 @@ constexpr const char* schema = R"(
   CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, body TEXT NOT NULL
   ) WITHOUT ROWID;
+)";
+
+/// Version 1 kept the spec in the row of its session.
+constexpr const char* from_version_1 = R"(
+  DROP INDEX sessions_by_tenant;
+  ALTER TABLE sessions RENAME TO sessions_1;
+)";
+constexpr const char* copy_version_1 = R"(
+  INSERT INTO sessions (id, tenant, created_at, status, labels, live)
+    SELECT id, tenant, created_at, status, labels, live FROM sessions_1;
+  INSERT INTO specs SELECT s.row, o.spec FROM sessions s JOIN sessions_1 o USING (id);
+  DROP TABLE sessions_1;
 )";
 
 json optional_text(const std::optional<std::string>& x) {
@@ -213,8 +228,7 @@ struct registry_db::impl {
         sqlite3_bind_int64(statement, index, *number);
       else
         sqlite3_bind_text64(statement, index, std::get<std::string_view>(value).data(),
-                            std::get<std::string_view>(value).size(), SQLITE_TRANSIENT,
-                            SQLITE_UTF8);
+                            std::get<std::string_view>(value).size(), SQLITE_STATIC, SQLITE_UTF8);
     }
     result<void> outcome;
     for (;;) {
@@ -266,7 +280,7 @@ result<std::unique_ptr<registry_db>> registry_db::open(const std::string& path) 
   // Exclusive locking keeps a second server off this state directory.
   if (auto ok = x->script("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL;"
                           "PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY;"
-                          "PRAGMA wal_autocheckpoint=4000; BEGIN IMMEDIATE; COMMIT;");
+                          "PRAGMA wal_autocheckpoint=8000; BEGIN IMMEDIATE; COMMIT;");
       !ok)
     return unexpected(make_error(errc::conflict, op::start,
                                  "the state directory is in use by another server, or its "
@@ -283,10 +297,10 @@ result<std::unique_ptr<registry_db>> registry_db::open(const std::string& path) 
                                  "the state directory was written by a newer version")
                         .with("path", path)
                         .with("schema_version", version));
-  if (auto ok = x->script(schema); !ok)
-    return unexpected(std::move(ok.error()));
-  auto pragma = "PRAGMA user_version=" + std::to_string(schema_version);
-  if (auto ok = x->script(pragma.c_str()); !ok)
+  auto steps = std::string{"BEGIN;"} + (version == 1 ? from_version_1 : "") + schema
+               + (version == 1 ? copy_version_1 : "")
+               + "PRAGMA user_version=" + std::to_string(schema_version) + "; COMMIT;";
+  if (auto ok = x->script(steps.c_str()); !ok)
     return unexpected(std::move(ok.error()));
   return std::unique_ptr<registry_db>{new registry_db(std::move(x))};
 }
@@ -310,10 +324,16 @@ result<void> registry_db::put(const session_record& record) {
   auto labels = dump_json(json(spec.labels));
   auto spec_json = spec_text(spec);
   auto live_json = live_text(record.live);
-  return impl_->run("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    {std::string_view{spec.id}, std::string_view{spec.tenant},
-                     record.live.created_at_ms, status, std::string_view{labels},
-                     std::string_view{spec_json}, std::string_view{live_json}});
+  auto ok = impl_->run("INSERT INTO sessions (id, tenant, created_at, status, labels, live) "
+                       "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET "
+                       "tenant = ?2, created_at = ?3, status = ?4, labels = ?5, live = ?6",
+                       {std::string_view{spec.id}, std::string_view{spec.tenant},
+                        record.live.created_at_ms, status, std::string_view{labels},
+                        std::string_view{live_json}});
+  if (!ok)
+    return ok;
+  return impl_->run("INSERT OR REPLACE INTO specs SELECT row, ? FROM sessions WHERE id = ?",
+                    {std::string_view{spec_json}, std::string_view{spec.id}});
 }
 
 result<void> registry_db::put(const put_live& change) {
@@ -324,14 +344,18 @@ result<void> registry_db::put(const put_live& change) {
 }
 
 result<void> registry_db::drop(const drop_record& request) {
-  return impl_->run("DELETE FROM sessions WHERE id = ?", {std::string_view{request.id}});
+  for (auto text : {"DELETE FROM specs WHERE row = (SELECT row FROM sessions WHERE id = ?)",
+                    "DELETE FROM sessions WHERE id = ?"})
+    if (auto ok = impl_->run(text, {std::string_view{request.id}}); !ok)
+      return ok;
+  return {};
 }
 
 result<session_record> registry_db::get(const get_record& request) {
   result<session_record> found = unexpected(
     make_error(errc::not_found, op::request, "no such session").with("session_id", request.id));
   auto ok = impl_->query("SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
-                         "WHERE id = ?",
+                         "JOIN specs USING (row) WHERE id = ?",
                          {std::string_view{request.id}},
                          [&](sqlite3_stmt* row) { found = record_of(session_columns(row)); });
   if (!ok)
@@ -343,7 +367,7 @@ result<std::vector<session_record>> registry_db::load(const load_records& reques
   std::vector<session_record> out;
   std::optional<error> damaged;
   auto ok = impl_->query("SELECT id, tenant, created_at, status, labels, spec, live FROM sessions "
-                         "ORDER BY created_at, id",
+                         "JOIN specs USING (row) ORDER BY created_at, id",
                          {}, [&](sqlite3_stmt* row) {
                            auto columns = session_columns(row);
                            if (shard_of(columns.id, request.shards) != request.shard)
@@ -379,7 +403,8 @@ result<session_page> registry_db::list(const list_sessions& request) {
   auto labels = dump_json(json(request.labels));
   auto ok = impl_->query(
     "SELECT id, tenant, created_at, status, labels, spec, live FROM sessions s "
-    "WHERE tenant = ?1 AND (created_at, id) > (?2, ?3) AND (?4 = '' OR status = ?4) "
+    "JOIN specs USING (row) WHERE tenant = ?1 AND (created_at, id) > (?2, ?3) AND (?4 = '' OR "
+    "status = ?4) "
     "AND NOT EXISTS (SELECT 1 FROM json_each(?5) w WHERE NOT EXISTS "
     "  (SELECT 1 FROM json_each(s.labels) h WHERE h.key = w.key AND h.value = w.value)) "
     "ORDER BY created_at, id LIMIT ?6",

@@ -172,11 +172,14 @@ co<result<void>> session_impl::bring_up(conflict_policy policy) {
   if (!checked)
     co_return checked;
   // Before the backend makes a missing root: whether there is a workspace to keep.
-  auto root_path = state.manifest.root;
-  auto probe = [root_path] { return directory_exists(root_path); };
-  auto root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
-  if (!root_there)
-    co_return unexpected(std::move(root_there.error()));
+  result<bool> root_there = false;
+  if (preserved_ || !noop_snapshot()) {
+    auto root_path = state.manifest.root;
+    auto probe = [root_path] { return directory_exists(root_path); };
+    root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
+    if (!root_there)
+      co_return unexpected(std::move(root_there.error()));
+  }
   auto opened = co_await ensure_open();
   if (!opened)
     co_return opened;

@@ -196,6 +196,7 @@ co<result<void>> supervisor_state::remove(remove_session x) {
     co_return result<void>{}; // deleting what is not there is fine
   found->phase = child_phase::removing;
   auto session = found->session;
+  bool has_snapshots = found->has_snapshots;
   forget_actors(*found);
   if (session)
     self_->send_exit(session, caf::exit_reason::kill);
@@ -211,12 +212,12 @@ co<result<void>> supervisor_state::remove(remove_session x) {
   auto gone = co_await ask<void>(self_, backend, remove_sandbox{});
   self_->send_exit(backend, caf::exit_reason::kill);
   result<void> dropped;
-  if (gone && !x.keep_snapshot) {
+  if (gone && has_snapshots && !x.keep_snapshot) {
     // Only a snapshot that this session wrote.
     get_record mine{x.id};
     auto record
       = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
-    if (record && record->spec.state.snapshot.kind == snapshot_kind::local) {
+    if (record) {
       list_snapshots query{x.tenant, record->spec.state.snapshot.id, 1, ""};
       auto known
         = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
@@ -344,6 +345,7 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->id = spec.id;
   made->tenant = spec.tenant;
   made->kind = spec.state.type;
+  made->has_snapshots = spec.state.snapshot.kind == snapshot_kind::local;
   made->sandbox.session_id = spec.id;
   made->sandbox.private_dir = session_dir(shared_.config, spec.id);
   made->sandbox.workspace_root = spec.state.manifest.root;

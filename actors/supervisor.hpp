@@ -49,6 +49,7 @@ private:
     std::deque<time_point> backend_restarts;
     backends::sandbox_config sandbox;
     backend_kind kind = backend_kind::unix_local;
+    bool has_snapshots = false;
   };
 
   // -- requests

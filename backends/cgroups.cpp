@@ -142,6 +142,10 @@ struct destruction : std::enable_shared_from_this<destruction> {
     : events(r), group(std::move(g)), done(std::move(d)) {}
 
   void start() {
+    if (group->remove()) { // nothing was left in it
+      finish();
+      return;
+    }
     group->kill();
     report.reset(::openat(group->directory()->get(), "cgroup.events", O_RDONLY | O_CLOEXEC));
     if (report)

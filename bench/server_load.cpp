@@ -1,5 +1,5 @@
 // What a whole server does under load, against the machine's own limits in the same run. One mode a
-// call: cycle, cycle-snapshot, manifest, local-dir, stop, idle. See README.md.
+// call: exec, cycle, cycle-snapshot, manifest, local-dir, stop, idle. See README.md.
 
 #include "bench/http_client.hpp"
 #include "bench/support.hpp"
@@ -96,6 +96,19 @@ double rate(int n, int threads, const std::function<void(int)>& work) {
   return n / seconds{clock_type::now() - begun}.count();
 }
 
+/// How many a second of `work`, and of bare posix_spawn, by turns so that both see the same
+/// machine.
+std::pair<double, double> by_turns(int n, int threads, const std::function<void(int)>& work) {
+  constexpr int turns = 5;
+  std::pair<double, double> out;
+  for (int i = 0; i < turns; ++i) {
+    out.second
+      += rate(n / turns, threads, [](int) { run_by_posix_spawn(TROUPE_BENCH_NOOP); }) / turns;
+    out.first += rate(n / turns, threads, work) / turns;
+  }
+  return out;
+}
+
 std::string exec_body(const std::string& program) {
   return R"({"command": [")" + program + R"("], "shell": false})";
 }
@@ -125,17 +138,30 @@ void cycle(server& s, bool with_snapshot, int n) {
     c.expect(204, "DELETE", path);
   };
   rate(parallel * 4, parallel, one); // warm
-  // By turns, so that both see the same machine.
-  double ours = 0;
-  double plain = 0;
-  constexpr int turns = 5;
-  for (int i = 0; i < turns; ++i) {
-    plain += rate(n / turns, parallel, [](int) { run_by_posix_spawn(TROUPE_BENCH_NOOP); }) / turns;
-    ours += rate(n / turns, parallel, one) / turns;
-  }
+  auto [ours, plain] = by_turns(n, parallel, one);
   std::printf("{\"bench\":\"%s\",\"n\":%d,\"cycles_per_s\":%.1f,\"posix_spawn_per_s\":%.1f,"
               "\"ratio\":%.3f}\n",
               with_snapshot ? "cycle_snapshot" : "cycle", n, ours, plain, ours / plain);
+}
+
+/// Commands of 16 sessions, one at a time in each.
+void exec_rate(server& s, int n) {
+  constexpr int parallel = 16;
+  std::vector<std::unique_ptr<http_client>> clients;
+  std::vector<std::string> paths;
+  for (int i = 0; i < parallel; ++i) {
+    clients.push_back(std::make_unique<http_client>(s.port()));
+    auto id = http_client::id_of(clients.back()->expect(201, "POST", "/v1/sessions", "{}"));
+    paths.push_back("/v1/sessions/" + id + "/exec");
+  }
+  auto body = exec_body(TROUPE_BENCH_NOOP);
+  auto [ours, plain] = by_turns(n, parallel, [&](int t) {
+    auto i = static_cast<size_t>(t);
+    clients[i]->expect(200, "POST", paths[i], body);
+  });
+  std::printf("{\"bench\":\"exec_rate\",\"n\":%d,\"execs_per_s\":%.1f,\"posix_spawn_per_s\":%.1f,"
+              "\"ratio\":%.3f}\n",
+              n, ours, plain, ours / plain);
 }
 
 /// A manifest of 1,000 small files, in one round trip, against openat, write, close.
@@ -283,6 +309,8 @@ int main(int argc, char** argv) {
     server s{folder};
     if (mode == "cycle")
       cycle(s, false, n > 0 ? n : 2000);
+    else if (mode == "exec")
+      exec_rate(s, n > 0 ? n : 5000);
     else if (mode == "cycle-snapshot")
       cycle(s, true, n > 0 ? n : 500);
     else if (mode == "manifest")
@@ -294,9 +322,9 @@ int main(int argc, char** argv) {
     else if (mode == "idle")
       idle(s, n > 0 ? n : 2000);
     else
-      std::fprintf(stderr,
-                   "usage: bench_server_load cycle|cycle-snapshot|manifest|local-dir|stop|idle "
-                   "[N]\n");
+      std::fprintf(
+        stderr, "usage: bench_server_load exec|cycle|cycle-snapshot|manifest|local-dir|stop|idle "
+                "[N]\n");
   }
   std::filesystem::remove_all(folder);
 }

@@ -5,12 +5,13 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 
 namespace troupe {
 
 namespace {
 
-void fill_random(unsigned char* data, size_t size) {
+void ask_kernel(unsigned char* data, size_t size) {
   while (size > 0) {
     auto n = ::getrandom(data, size, 0);
     if (n < 0 && errno != EINTR)
@@ -19,6 +20,19 @@ void fill_random(unsigned char* data, size_t size) {
       data += n;
       size -= static_cast<size_t>(n);
     }
+  }
+}
+
+/// Asks the kernel for many bytes at once: ids are made several times a request.
+void fill_random(unsigned char* data, size_t size) {
+  thread_local std::array<unsigned char, 1024> ahead;
+  thread_local size_t left = 0;
+  for (size_t i = 0; i < size; ++i) {
+    if (left == 0) {
+      ask_kernel(ahead.data(), ahead.size());
+      left = ahead.size();
+    }
+    data[i] = std::exchange(ahead[--left], 0);
   }
 }
 

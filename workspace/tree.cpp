@@ -486,11 +486,13 @@ result<unique_fd> open_or_make_directory(const std::string& path, mode_t mode) {
         .with("path", path)
         .with("reason", errno_reason(err)));
   };
-  for (size_t end = 0; end != std::string::npos;) {
-    end = path.find('/', end + 1);
-    if (::mkdir(path.substr(0, end).c_str(), mode) != 0 && errno != EEXIST)
-      return failure(errno);
-  }
+  // Mostly it is there, or only its last part is missing.
+  if (::mkdir(path.c_str(), mode) != 0 && errno == ENOENT)
+    for (size_t end = 0; end != std::string::npos;) {
+      end = path.find('/', end + 1);
+      if (::mkdir(path.substr(0, end).c_str(), mode) != 0 && errno != EEXIST)
+        return failure(errno);
+    }
   unique_fd fd{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (!fd)
     return failure(errno);

@@ -230,7 +230,10 @@ void unix_local_sandbox::shutdown(std::function<void()> done) {
   });
   // After `stop` has marked them as cancelled, or they would look like commands that were killed.
   if (x->what.group)
-    services_.events.post([x] { x->what.group->kill(); });
+    services_.events.post([x] {
+      if (!x->what.group->remove())
+        x->what.group->kill();
+    });
 }
 
 /// Without a cgroup: finds what is left by its marks.
@@ -246,6 +249,12 @@ void unix_local_sandbox::sweep(const std::shared_ptr<ending>& x) {
 }
 
 result<void> unix_local_sandbox::remove() {
+  {
+    // The last descriptor of a removed directory frees its blocks when it is closed: here, where
+    // that may take time.
+    std::lock_guard guard{mutex_};
+    root_.reset();
+  }
   return workspace::remove_tree_at(config_.private_dir);
 }
 

@@ -4,6 +4,8 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <sqlite3.h>
+
 #include <cstdlib>
 
 using namespace troupe;
@@ -231,6 +233,31 @@ BOOST_AUTO_TEST_CASE(snapshots_are_listed_per_tenant) {
   BOOST_REQUIRE(db->drop(drop_snapshot_record{"s0"}).has_value());
   query.id = "";
   BOOST_TEST(db->list(query)->items.size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(a_database_of_version_1_is_taken_over) {
+  auto x = record("t", 5);
+  x.spec.labels = {{"team", "a"}};
+  BOOST_REQUIRE(db->begin() && db->put(x) && db->commit());
+  db.reset();
+  // What version 1 had made of it.
+  sqlite3* raw = nullptr;
+  BOOST_REQUIRE(sqlite3_open((folder + "/r.sqlite").c_str(), &raw) == SQLITE_OK);
+  auto* back = "CREATE TABLE old (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, "
+               "created_at INTEGER NOT NULL, status TEXT NOT NULL, labels TEXT NOT NULL, "
+               "spec TEXT NOT NULL, live TEXT NOT NULL) WITHOUT ROWID;"
+               "INSERT INTO old SELECT id, tenant, created_at, status, labels, spec, live "
+               "FROM sessions JOIN specs USING (row);"
+               "DROP TABLE sessions; DROP TABLE specs; ALTER TABLE old RENAME TO sessions;"
+               "CREATE INDEX sessions_by_tenant ON sessions (tenant, created_at, id);"
+               "PRAGMA user_version = 1;";
+  BOOST_TEST(sqlite3_exec(raw, back, nullptr, nullptr, nullptr) == SQLITE_OK);
+  sqlite3_close(raw);
+  open();
+  auto found = db->get({x.spec.id});
+  BOOST_REQUIRE(found.has_value());
+  BOOST_TEST((found->spec.labels == x.spec.labels));
+  BOOST_TEST(found->spec.state.manifest.root == "/srv/ws");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
