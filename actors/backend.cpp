@@ -52,6 +52,16 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
     [this](const get_usage&) -> caf::result<session_usage> { return sandbox_->usage(); },
     [this](sandbox_exec& x) { return exec(x, exec_sink_actor{}); },
     [this](sandbox_exec& x, exec_sink_actor& sink) { return exec(x, std::move(sink)); },
+    [this](sandbox_terminal& x, exec_sink_actor& sink) {
+      return open_terminal(x, std::move(sink));
+    },
+    [this](terminal_input& x) { return type(x); },
+    [this](const terminal_size& x) -> caf::result<void> {
+      if (auto i = commands_.find(x.call_id); i != commands_.end())
+        sandbox_->resize_terminal(i->second.id, static_cast<uint16_t>(x.rows),
+                                  static_cast<uint16_t>(x.cols));
+      return caf::unit;
+    },
     [this](const exec_cancel& x) -> caf::result<void> {
       if (auto i = commands_.find(x.call_id); i != commands_.end())
         sandbox_->cancel(i->second.id);
@@ -117,26 +127,75 @@ caf::result<exec_result> backend_state::exec(sandbox_exec& x, exec_sink_actor si
   spec->streamed = static_cast<bool>(sink);
   spec->output_limit
     = x.request.output_limit > 0 ? x.request.output_limit : shared_.config.default_output_bytes;
-  shared_.metrics.commands_started.fetch_add(1, std::memory_order_relaxed);
-  auto call_id = x.call_id;
-  auto& command = commands_
-                    .insert_or_assign(
-                      call_id, running_command{reply, std::move(sink), spec->argv, spec->timeout})
-                    .first->second;
-  // The callbacks hold no promise: the reactor may drop them after this actor has died.
+  auto& command = add(x.call_id, reply, std::move(sink), *spec);
+  backends::command_handlers handlers{exit_handler(x.call_id), nullptr};
+  if (spec->streamed)
+    handlers.on_output = output_handler(x.call_id);
+  command.id = sandbox_->exec(std::move(*spec), std::move(handlers));
+  return reply;
+}
+
+caf::result<exec_result> backend_state::open_terminal(sandbox_terminal& x, exec_sink_actor sink) {
+  reply_to<exec_result> reply{self_};
+  auto spec = sandbox_->prepare(x.request, x.environment);
+  if (!spec) {
+    reply.finish(unexpected(std::move(spec.error())));
+    return reply;
+  }
+  spec->timeout = x.request.timeout;
+  auto& command = add(x.call_id, reply, std::move(sink), *spec);
+  backends::terminal_options options{x.tty, static_cast<uint16_t>(x.rows),
+                                     static_cast<uint16_t>(x.cols)};
+  backends::terminal_handlers handlers{
+    exit_handler(x.call_id), [deliver = output_handler(x.call_id)](std::vector<char> data) {
+      deliver(stream_id::out, std::move(data));
+    }};
+  command.id = sandbox_->open_terminal(std::move(*spec), options, std::move(handlers));
+  return reply;
+}
+
+caf::result<void> backend_state::type(terminal_input& x) {
+  reply_to<void> reply{self_};
+  auto i = commands_.find(x.call_id);
+  if (i == commands_.end()) { // input for a process that has ended goes nowhere
+    reply.finish({});
+    return reply;
+  }
+  auto id = next_input_++;
+  inputs_.emplace(id, reply);
   actor_inbox inbox{self_};
-  backends::command_handlers handlers;
-  handlers.on_exit = [this, inbox, call_id](result<backends::command_exit> outcome) {
+  sandbox_->write_terminal(i->second.id, {x.data.begin(), x.data.end()},
+                           [this, inbox, id](const result<void>& typed) {
+                             inbox.post([this, id, typed] {
+                               if (auto node = inputs_.extract(id))
+                                 node.mapped().finish(typed);
+                             });
+                           });
+  return reply;
+}
+
+backend_state::running_command& backend_state::add(uint64_t call_id, reply_to<exec_result> reply,
+                                                   exec_sink_actor sink,
+                                                   const backends::command_spec& spec) {
+  shared_.metrics.commands_started.fetch_add(1, std::memory_order_relaxed);
+  return commands_
+    .insert_or_assign(call_id,
+                      running_command{std::move(reply), std::move(sink), spec.argv, spec.timeout})
+    .first->second;
+}
+
+std::function<void(result<backends::command_exit>)> backend_state::exit_handler(uint64_t call_id) {
+  return [this, inbox = actor_inbox{self_}, call_id](result<backends::command_exit> outcome) {
     auto shared_outcome = std::make_shared<result<backends::command_exit>>(std::move(outcome));
     inbox.post([this, call_id, shared_outcome] { finished(call_id, std::move(*shared_outcome)); });
   };
-  if (spec->streamed)
-    handlers.on_output = [this, inbox, call_id](stream_id stream, std::vector<char> data) {
-      auto piece = std::make_shared<std::vector<char>>(std::move(data));
-      inbox.post([this, call_id, stream, piece] { deliver(call_id, stream, std::move(*piece)); });
-    };
-  command.id = sandbox_->exec(std::move(*spec), std::move(handlers));
-  return reply;
+}
+
+std::function<void(stream_id, std::vector<char>)> backend_state::output_handler(uint64_t call_id) {
+  return [this, inbox = actor_inbox{self_}, call_id](stream_id stream, std::vector<char> data) {
+    auto piece = std::make_shared<std::vector<char>>(std::move(data));
+    inbox.post([this, call_id, stream, piece] { deliver(call_id, stream, std::move(*piece)); });
+  };
 }
 
 void backend_state::deliver(uint64_t call_id, stream_id stream, std::vector<char> data) {

@@ -38,6 +38,15 @@ private:
   co<result<void>> close();
 
   caf::result<exec_result> exec(sandbox_exec& x, exec_sink_actor sink);
+  caf::result<exec_result> open_terminal(sandbox_terminal& x, exec_sink_actor sink);
+  caf::result<void> type(terminal_input& x);
+  /// Registers a command that is about to start.
+  running_command& add(uint64_t call_id, reply_to<exec_result> reply, exec_sink_actor sink,
+                       const backends::command_spec& spec);
+  /// The callbacks of a command; they hold no promise, since the reactor may drop them after this
+  /// actor has died.
+  std::function<void(result<backends::command_exit>)> exit_handler(uint64_t call_id);
+  std::function<void(stream_id, std::vector<char>)> output_handler(uint64_t call_id);
   void deliver(uint64_t call_id, stream_id stream, std::vector<char> data);
   void finished(uint64_t call_id, result<backends::command_exit> outcome);
 
@@ -46,6 +55,9 @@ private:
   std::string tenant_;
   std::shared_ptr<backends::sandbox> sandbox_;
   std::unordered_map<uint64_t, running_command> commands_;
+  /// Writes into terminals that were not taken yet.
+  std::unordered_map<uint64_t, reply_to<void>> inputs_;
+  uint64_t next_input_ = 1;
   task_scope scope_;
 };
 

@@ -48,6 +48,29 @@ struct sandbox_exec {
   shared_fd stderr_fd;
 };
 
+/// An interactive process with the manifest's environment.
+struct sandbox_terminal {
+  uint64_t call_id = 0;
+  exec_request request;
+  std::vector<std::pair<std::string, std::string>> environment;
+  bool tty = false;
+  int32_t rows = 24;
+  int32_t cols = 80;
+  /// Called by the terminal's actor, on its turn, when the process has ended.
+  std::function<void()> on_end;
+};
+
+struct terminal_input {
+  uint64_t call_id = 0;
+  std::vector<char> data;
+};
+
+struct terminal_size {
+  uint64_t call_id = 0;
+  int32_t rows = 0;
+  int32_t cols = 0;
+};
+
 /// The live sandbox of one session.
 using backend_actor
   = actor_handle<caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
@@ -57,8 +80,32 @@ using backend_actor
                  caf::result<exec_result>(sandbox_exec),
                  // Sends output and the end to a sink, and answers at the end.
                  caf::result<exec_result>(sandbox_exec, exec_sink_actor),
+                 // The same for an interactive process.
+                 caf::result<exec_result>(sandbox_terminal, exec_sink_actor),
+                 // Answers once the terminal has taken the bytes.
+                 caf::result<void>(terminal_input), caf::result<void>(terminal_size),
                  caf::result<void>(exec_cancel), caf::result<void>(exec_grant),
                  caf::result<void>(action)>;
+
+// -- terminal
+// -----------------------------------------------------------------------------------------
+
+/// Types `chars` if there are any, then answers with the output of `yield_ms`, or of less if the
+/// process ends. The answer has no process id.
+struct collect_terminal {
+  std::string chars;
+  int64_t yield_ms = 0;
+  std::optional<int64_t> max_tokens;
+};
+
+/// Kills the process with its tree; answers when it is gone.
+struct end_terminal {};
+
+/// One interactive process.
+using terminal_actor = with_actions<exec_sink_actor>::extend<
+  caf::replies_to<collect_terminal>::with<terminal_update>,
+  caf::replies_to<read_terminal>::with<terminal_bytes>, caf::reacts_to<type_terminal>,
+  caf::reacts_to<resize_terminal>, caf::reacts_to<end_terminal>>;
 
 // -- session
 // ------------------------------------------------------------------------------------------
@@ -163,6 +210,11 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::close_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::remove_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::get_usage)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_exec)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_terminal)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::terminal_input)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::terminal_size)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::collect_terminal)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::end_terminal)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::backend_replaced)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::attached_exec)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::recover_session)

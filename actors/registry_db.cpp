@@ -2,6 +2,7 @@
 
 #include "messages/event_json.hpp"
 #include "messages/json.hpp"
+#include "workspace/archive_limits_json.hpp"
 #include "workspace/manifest_json.hpp"
 
 #include <sqlite3.h>
@@ -86,6 +87,8 @@ std::string spec_text(const session_spec& x) {
     {"limits",
      {{"exec_timeout_ms", optional_number(x.limits.exec_timeout_ms)},
       {"output_bytes", optional_number(x.limits.output_bytes)}}},
+    {"archives", workspace::dump_archive_limits(x.archives)},
+    {"on_conflict", to_string(x.on_conflict)},
     {"idle_timeout_ms", optional_number(x.idle_timeout_ms)},
     {"max_lifetime_ms", optional_number(x.max_lifetime_ms)},
     {"resumed", x.resumed},
@@ -140,6 +143,11 @@ result<session_record> record_of(const session_row& row) {
   const auto& limits = (*spec)["limits"];
   take(limits, "exec_timeout_ms", out.spec.limits.exec_timeout_ms);
   take(limits, "output_bytes", out.spec.limits.output_bytes);
+  if (auto i = spec->find("archives"); i != spec->end())
+    if (auto archives = workspace::parse_archive_limits(*i))
+      out.spec.archives = *archives;
+  out.spec.on_conflict = conflict_from_string(spec->value("on_conflict", ""))
+                           .value_or(workspace_conflict::snapshot_wins);
   take(*spec, "idle_timeout_ms", out.spec.idle_timeout_ms);
   take(*spec, "max_lifetime_ms", out.spec.max_lifetime_ms);
   take(*spec, "resumed", out.spec.resumed);

@@ -56,14 +56,16 @@ session_impl::session_impl(self_ptr<handle_type> self, services& shared, session
 
 session_impl::~session_impl() {
   stop_.request_stop();
+  for (const auto& [id, entry] : terminals_)
+    caf::anon_send_exit(entry.actor, caf::exit_reason::kill);
 }
 
 session_impl::handle_type::behavior_type session_impl::make_behavior() {
   schedule_expiry();
   return {
     [this](const get_session&) { return respond(self_, scope_, get()); },
-    [this](const start_session&) {
-      return respond(self_, scope_, start(conflict_policy::snapshot_wins));
+    [this](const start_session& x) {
+      return respond(self_, scope_, start(x.on_conflict.value_or(record_.spec.on_conflict)));
     },
     [this](const stop_session&) { return respond(self_, scope_, stop()); },
     [this](const shutdown_session&) { return respond(self_, scope_, shutdown()); },
@@ -125,12 +127,32 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](make_directory& x) { return respond(self_, scope_, mkdir(std::move(x))); },
     [this](remove_file& x) { return respond(self_, scope_, rm(std::move(x))); },
     [this](const export_workspace&) { return respond(self_, scope_, export_tree()); },
-    [this](const import_workspace&) { return respond(self_, scope_, import_open()); },
+    [this](const import_workspace&) { return respond(self_, scope_, import_open(std::nullopt)); },
     [this](const commit_import& x) { return respond(self_, scope_, import_commit(x)); },
+    [this](const normalize_path& x) -> caf::result<normalized_path> {
+      auto path = policy_.resolve_local(x.path, x.for_write);
+      if (!path)
+        return to_caf(std::move(path.error()));
+      return normalized_path{path->absolute,
+                             path->grant < 0 ? std::optional{path->relative} : std::nullopt};
+    },
+    [this](patch_workspace& x) { return respond(self_, scope_, patch(std::move(x))); },
+    [this](extract_archive& x) { return respond(self_, scope_, extract_open(std::move(x))); },
+    [this](const commit_extract& x) { return respond(self_, scope_, extract_commit(x)); },
+    [this](start_terminal& x) { return respond(self_, scope_, open_terminal(std::move(x))); },
+    [this](write_terminal& x) { return respond(self_, scope_, write_to_terminal(std::move(x))); },
+    [this](const list_terminals&) { return list_of_terminals(); },
+    [this](const resize_terminal& x) { return resize(x); },
+    [this](const terminate_terminal& x) {
+      return respond(self_, scope_, end_terminals(x.process_id));
+    },
+    [this](type_terminal& x) { return type(x); },
+    [this](read_terminal& x) { return read_output(x); },
+    [this](const resolve_port& x) { return respond(self_, scope_, endpoint_of(x)); },
     [](action& work) { work(); },
     [this](backend_replaced& x) { return on_backend_replaced(x); },
     [this](const recover_session&) {
-      return respond(self_, scope_, start(conflict_policy::live_wins));
+      return respond(self_, scope_, start(workspace_conflict::live_wins));
     },
     [this](attached_exec& x) { return respond(self_, scope_, exec_attached(std::move(x.exec))); },
   };
@@ -139,7 +161,7 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
 // -- lifecycle
 // ------------------------------------------------------------------------------------------
 
-co<result<session_view>> session_impl::start(conflict_policy policy) {
+co<result<session_view>> session_impl::start(workspace_conflict policy) {
   auto turn = co_await lifecycle_.acquire();
   auto event = begin(op::start);
   auto& live = record_.live;
@@ -166,7 +188,7 @@ co<result<session_view>> session_impl::start(conflict_policy policy) {
   co_return view();
 }
 
-co<result<void>> session_impl::bring_up(conflict_policy policy) {
+co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   const auto& state = record_.spec.state;
   auto checked = workspace::check_manifest(state.manifest, false);
   if (!checked)
@@ -195,12 +217,18 @@ co<result<void>> session_impl::bring_up(conflict_policy policy) {
   }
 
   auto wanted = std::make_shared<const manifest>(state.manifest);
-  if (restorable && !(reusable && policy == conflict_policy::live_wins)) {
+  if (restorable && !(reusable && policy == workspace_conflict::live_wins)) {
     bool matches = false;
     if (*root_there) {
       auto same = co_await matches_snapshot();
       matches = same.value_or(false); // what cannot be compared does not match
     }
+    if (!matches && reusable && policy == workspace_conflict::fail)
+      co_return unexpected(make_error(errc::conflict, op::start,
+                                      "the workspace differs from its snapshot, and `on_conflict` "
+                                      "is `fail`")
+                             .with("path", state.manifest.root)
+                             .with("snapshot_id", state.snapshot.id));
     if (!matches) {
       auto restored = co_await restore();
       if (!restored)
@@ -311,6 +339,8 @@ co<result<void>> session_impl::stop_locked() {
   auto event = begin(op::stop);
   auto before = record_.live.status;
   record_.live.status = session_status::stopping;
+  auto quiet = co_await end_terminals(std::nullopt);
+  (void) quiet; // of all of them, it cannot fail
   auto done = co_await persist();
   if (done) {
     record_.live.status = session_status::stopped;
@@ -377,6 +407,8 @@ co<result<session_view>> session_impl::shutdown() {
 co<result<void>> session_impl::shutdown_locked() {
   auto event = begin(op::shutdown);
   handles_.clear();
+  auto quiet = co_await end_terminals(std::nullopt);
+  (void) quiet;
   result<void> done;
   if (open_)
     done = co_await ask<void>(self_, backend_, close_sandbox{});
@@ -497,7 +529,7 @@ caf::result<void> session_impl::on_backend_replaced(backend_replaced& x) {
     return caf::unit;
   up_ = false;
   // Nothing the agent wrote may be lost: the workspace that is there wins over its snapshot.
-  launch<session_view>(scope_, start(conflict_policy::live_wins),
+  launch<session_view>(scope_, start(workspace_conflict::live_wins),
                        [](const result<session_view>&) {});
   return caf::unit;
 }

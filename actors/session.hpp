@@ -3,6 +3,7 @@
 #include "actors/coroutine.hpp"
 #include "actors/offload.hpp"
 #include "actors/services.hpp"
+#include "snapshot/extract.hpp"
 #include "workspace/file_ops.hpp"
 #include "workspace/path_policy.hpp"
 
@@ -22,7 +23,8 @@ namespace troupe::actors {
 /// beside it, so that a fault in here leaves the agent's processes alone; durable facts belong to
 /// the registry, so that another life of this actor can go on where this one ended.
 ///
-/// session.cpp has the lifecycle, session_exec.cpp the commands, session_files.cpp the files.
+/// session.cpp has the lifecycle, session_exec.cpp the commands, session_terminals.cpp the
+/// interactive ones, session_files.cpp the files, session_changes.cpp patches, archives and ports.
 class session_impl {
 public:
   using handle_type = local_session_actor;
@@ -38,9 +40,6 @@ public:
 private:
   // -- member types
   // ---------------------------------------------------------------------------------
-
-  /// Whose files win when a workspace that is still there differs from its snapshot.
-  enum class conflict_policy { snapshot_wins, live_wins };
 
   struct hook {
     std::string id;
@@ -65,9 +64,29 @@ private:
     std::shared_ptr<workspace::staged_file> file;
   };
 
+  /// Where an uploaded archive goes, unless it is a whole workspace.
+  struct extract_target {
+    workspace::resolved_path path;
+    snapshot::archive_scheme scheme = snapshot::archive_scheme::tar;
+  };
+
   /// An archive being uploaded, in an unnamed file.
+  struct import_file {
+    unique_fd fd;
+    uint64_t size = 0; ///< touched by one job at a time
+    std::optional<extract_target> target;
+  };
   struct importing {
-    shared_fd fd;
+    std::shared_ptr<import_file> file;
+  };
+
+  /// An interactive process. One that is `done` has told its end to a client, and is only kept for
+  /// readers of its output.
+  struct terminal_entry {
+    terminal_actor actor;
+    terminal_info info;
+    std::chrono::steady_clock::time_point last_used;
+    bool done = false;
   };
 
   struct open_handle {
@@ -80,7 +99,7 @@ private:
   // -- lifecycle (session.cpp)
   // ------------------------------------------------------------------------
 
-  co<result<session_view>> start(conflict_policy policy);
+  co<result<session_view>> start(workspace_conflict policy);
   co<result<session_view>> stop();
   co<result<session_view>> shutdown();
   co<result<session_view>> close();
@@ -88,7 +107,7 @@ private:
   co<result<materialized_files>> apply(apply_manifest request);
 
   /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
-  co<result<void>> bring_up(conflict_policy policy);
+  co<result<void>> bring_up(workspace_conflict policy);
   co<result<bool>> matches_snapshot();
   co<result<void>> restore();
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
@@ -133,6 +152,36 @@ private:
   std::optional<error> admit() const;
   std::vector<std::pair<std::string, std::string>> environment() const;
 
+  static result<void> check_command(const exec_request& x);
+
+  // -- interactive processes (session_terminals.cpp)
+  // --------------------------------------------------
+
+  co<result<terminal_update>> open_terminal(start_terminal x);
+  co<result<terminal_update>> write_to_terminal(write_terminal x);
+  co<result<terminal_update>> collect(int32_t id, collect_terminal wait);
+  /// Ends one, or all.
+  co<result<void>> end_terminals(std::optional<int32_t> only);
+  caf::result<terminal_list> list_of_terminals() const;
+  caf::result<void> resize(const resize_terminal& x);
+  caf::result<void> type(type_terminal& x);
+  caf::result<terminal_bytes> read_output(read_terminal& x);
+
+  /// Null for one that is done.
+  terminal_entry* find_terminal(int32_t id);
+  /// The one that has to go for another to come.
+  std::optional<int32_t> terminal_to_drop() const;
+  void retire_terminal(int32_t id);
+  void drop_terminal(int32_t id);
+
+  // -- changes to many files, ports (session_changes.cpp)
+  // ---------------------------------------------
+
+  co<result<patch_answer>> patch(patch_workspace x);
+  co<result<file_handle>> extract_open(extract_archive x);
+  co<result<void>> extract_commit(commit_extract x);
+  co<result<port_endpoint>> endpoint_of(resolve_port x);
+
   // -- files (session_files.cpp)
   // ----------------------------------------------------------------------
 
@@ -153,8 +202,10 @@ private:
   co<result<void>> mkdir(make_directory x);
   co<result<void>> rm(remove_file x);
   co<result<file_opened>> export_tree();
-  co<result<file_handle>> import_open();
+  co<result<file_handle>> import_open(std::optional<extract_target> target);
   co<result<void>> import_commit(commit_import x);
+  /// Opens what a grant names; blocks.
+  static result<unique_fd> open_grant(const workspace::resolved_path& path);
 
   result<uint64_t> keep(std::variant<reading, writing, importing> what);
   /// The handle of that kind; marks it used.
@@ -181,6 +232,8 @@ private:
   bool hooks_ran_ = false;
   std::optional<error> hooks_failed_;
   std::map<uint64_t, open_handle> handles_;
+  std::map<int32_t, terminal_entry> terminals_;
+  std::deque<int32_t> ended_terminals_; ///< the oldest first
   uint64_t next_handle_ = 1;
   uint64_t event_seq_ = 0;
   uint32_t in_flight_ = 0;

@@ -48,7 +48,9 @@ std::string event_data(const exec_request& x, const exec_result* outcome) {
   return data += '}';
 }
 
-result<void> check_command(const exec_request& x) {
+} // namespace
+
+result<void> session_impl::check_command(const exec_request& x) {
   size_t size = 0;
   for (const auto& part : x.command)
     size += part.size();
@@ -65,8 +67,6 @@ result<void> check_command(const exec_request& x) {
                         .with("limit", static_cast<int64_t>(command_limit)));
   return {};
 }
-
-} // namespace
 
 std::optional<error> session_impl::admit() const {
   if (in_flight_ < shared_.config.requests_per_session)

@@ -28,23 +28,6 @@ error system_error(errc code, op operation, const std::string& what) {
   return make_error(kind, operation, what).with("detail", text);
 }
 
-/// Opens what a grant names. One that is "/" in disguise (a link) is refused.
-result<unique_fd> open_grant(const workspace::resolved_path& path) {
-  unique_fd fd{::open(path.base.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (!fd)
-    return unexpected(
-      system_error(errc::workspace_read_not_found, op::read, "file not found: " + path.absolute)
-        .with("path", path.absolute));
-  struct stat here {};
-  struct stat top {};
-  if (::fstat(fd.get(), &here) == 0 && ::stat("/", &top) == 0 && here.st_dev == top.st_dev
-      && here.st_ino == top.st_ino)
-    return unexpected(make_error(errc::sandbox_config_invalid, op::read,
-                                 "sandbox path grant path must not resolve to filesystem root")
-                        .with("path", path.base));
-  return fd;
-}
-
 result<std::vector<char>> read_at(int fd, uint64_t offset, size_t size, const std::string& shown) {
   std::vector<char> data(size);
   size_t have = 0;
@@ -85,6 +68,23 @@ error unknown_handle(uint64_t handle) {
 
 // -- plumbing
 // -------------------------------------------------------------------------------------------
+
+/// One that is "/" in disguise (a link) is refused.
+result<unique_fd> session_impl::open_grant(const workspace::resolved_path& path) {
+  unique_fd fd{::open(path.base.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!fd)
+    return unexpected(
+      system_error(errc::workspace_read_not_found, op::read, "file not found: " + path.absolute)
+        .with("path", path.absolute));
+  struct stat here {};
+  struct stat top {};
+  if (::fstat(fd.get(), &here) == 0 && ::stat("/", &top) == 0 && here.st_dev == top.st_dev
+      && here.st_ino == top.st_ino)
+    return unexpected(make_error(errc::sandbox_config_invalid, op::read,
+                                 "sandbox path grant path must not resolve to filesystem root")
+                        .with("path", path.base));
+  return fd;
+}
 
 template <class T>
 co<result<T>> session_impl::with_path(op operation, std::string path,
@@ -233,12 +233,18 @@ co<result<void>> session_impl::write_chunk(file_write_chunk x) {
   i->second.last_used_ms = now_ms();
   auto what = i->second.what;
   auto data = std::make_shared<std::vector<char>>(std::move(x.data));
-  auto work = [what, data]() -> result<void> {
+  auto work = [what, data, limits = record_.spec.archives,
+               root = record_.spec.state.manifest.root]() -> result<void> {
     if (auto* file = std::get_if<writing>(&what))
       return file->file->append(data->data(), data->size());
-    if (workspace::write_all(std::get<importing>(what).fd->get(), data->data(), data->size()) < 0)
-      return unexpected(system_error(errc::workspace_archive_write_error, op::hydrate_workspace,
-                                     "cannot store the archive"));
+    auto& archive = *std::get<importing>(what).file;
+    archive.size += data->size();
+    auto shown = archive.target ? archive.target->path.absolute : root;
+    if (auto ok = snapshot::check_input_size(limits, archive.size, shown); !ok)
+      return ok;
+    if (workspace::write_all(archive.fd.get(), data->data(), data->size()) < 0)
+      return unexpected(
+        system_error(errc::workspace_archive_write_error, op::write, "cannot store the archive"));
     return {};
   };
   auto done = co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
@@ -330,13 +336,14 @@ co<result<file_opened>> session_impl::export_tree() {
   co_return answer;
 }
 
-co<result<file_handle>> session_impl::import_open() {
+co<result<file_handle>> session_impl::import_open(std::optional<extract_target> target) {
   auto folder = session_dir(shared_.config, record_.spec.id);
   auto work = [folder] { return scratch_file(folder); };
   auto fd = co_await offload<unique_fd>(self_, shared_.io, record_.spec.tenant, work);
   if (!fd)
     co_return unexpected(std::move(fd.error()));
-  auto handle = keep(importing{std::make_shared<const unique_fd>(std::move(*fd))});
+  import_file file{std::move(*fd), 0, std::move(target)};
+  auto handle = keep(importing{std::make_shared<import_file>(std::move(file))});
   if (!handle)
     co_return unexpected(std::move(handle.error()));
   co_return file_handle{*handle};
@@ -347,16 +354,20 @@ co<result<void>> session_impl::import_commit(commit_import x) {
   auto archive = use<importing>(x.handle);
   if (!archive)
     co_return unexpected(std::move(archive.error()));
+  if (archive->file->target)
+    co_return unexpected(
+      make_error(errc::conflict, op::hydrate_workspace, "this upload is not a workspace"));
   handles_.erase(x.handle);
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   const auto root = record_.spec.state.manifest.root;
   auto event = begin(op::hydrate_workspace, "{\"untar_dir\":" + json_quote(root) + "}");
-  auto work = [fd = archive->fd, root, stop = stop_.get_token()]() -> result<void> {
-    if (::lseek(fd->get(), 0, SEEK_SET) != 0)
+  auto work = [file = archive->file, root, limits = record_.spec.archives,
+               stop = stop_.get_token()]() -> result<void> {
+    if (::lseek(file->fd.get(), 0, SEEK_SET) != 0)
       return unexpected(system_error(errc::internal, op::hydrate_workspace, "cannot rewind"));
-    return snapshot::hydrate(fd->get(), root, true, snapshot::archive_limits{}, stop);
+    return snapshot::hydrate(file->fd.get(), root, true, limits, stop);
   };
   auto done = co_await offload<void>(self_, shared_.cpu, record_.spec.tenant, work);
   end(event, done);

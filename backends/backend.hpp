@@ -63,6 +63,23 @@ struct command_handlers {
 
 using command_id = uint64_t;
 
+/// What an interactive process runs in.
+struct terminal_options {
+  /// A terminal that controls the process, for input and output. Otherwise the process has an empty
+  /// input and one pipe for both outputs.
+  bool tty = false;
+  uint16_t rows = 24;
+  uint16_t cols = 80;
+};
+
+/// Where an interactive process reports. Both run on the reactor thread and must not block.
+struct terminal_handlers {
+  /// Exactly once. An error means that the program never ran.
+  std::function<void(result<command_exit>)> on_exit;
+  /// What it puts out, both outputs in the order of arrival; never after `on_exit`.
+  std::function<void(std::vector<char>)> on_output;
+};
+
 /// What a sandbox is made from.
 struct sandbox_config {
   std::string session_id;
@@ -103,10 +120,29 @@ public:
   /// Starts a command. `on_exit` comes also when it cannot be started.
   virtual command_id exec(command_spec spec, command_handlers handlers) = 0;
 
-  /// Lets a streamed command deliver `bytes` more.
+  /// Starts an interactive process: a streamed command whose streams are as `options` say,
+  /// whatever `spec` says of them. Ends like any command: by itself, its timeout or `cancel`; what
+  /// it has put out by then is delivered first, so that `on_exit` waits for credit.
+  virtual command_id open_terminal(command_spec spec, terminal_options options,
+                                   terminal_handlers handlers)
+    = 0;
+
+  /// Types into a terminal. `done` runs on the reactor thread once the terminal has taken all of
+  /// it, which may take as long as the program does not read; at once with `overloaded` if more
+  /// than 1 MiB would be waiting, with `conflict` if the process has no terminal. Input for
+  /// a process that has ended is thrown away without an error.
+  virtual void write_terminal(command_id id, std::string bytes,
+                              std::function<void(result<void>)> done)
+    = 0;
+
+  /// Resizes a terminal; its foreground gets SIGWINCH. Nothing where there is none.
+  virtual void resize_terminal(command_id id, uint16_t rows, uint16_t cols) = 0;
+
+  /// Lets a streamed command or an interactive process deliver `bytes` more.
   virtual void grant(command_id id, int64_t bytes) = 0;
 
-  /// Kills a command with its whole process tree; `on_exit` reports `cancelled`.
+  /// Kills a command or an interactive process with its whole process tree; `on_exit` reports
+  /// `cancelled`.
   virtual void cancel(command_id id) = 0;
 
   /// Kills everything that was ever started here and is still alive; `done` runs on the reactor

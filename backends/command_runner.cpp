@@ -1,9 +1,11 @@
 #include "backends/command_runner.hpp"
 
+#include "backends/pty.hpp"
+#include "backends/terminal.hpp"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +28,10 @@ constexpr size_t chunk_size = 64 * 1024;
 /// Reads when a process has ended: what a pipe of the largest ordinary size (1 MiB) holds.
 constexpr int reads_at_end = 16;
 
+/// What the pipes of an ended command hold at most. More than that after the grace is of those it
+/// left behind.
+constexpr int64_t most_left_behind = 2 * reads_at_end * static_cast<int64_t>(chunk_size);
+
 /// After a command ended, how long whoever still holds its pipes may keep its answer waiting.
 constexpr milliseconds pipe_grace{100};
 
@@ -33,7 +39,7 @@ constexpr milliseconds pipe_grace{100};
 /// truncated.
 constexpr int64_t buffer_limit = 256 * 1024 * 1024;
 
-/// A left-over process that writes without end gets one chunk read each time, lest it take the
+/// Between two reads of what left-over processes write, lest one that writes without end take the
 /// reactor.
 constexpr milliseconds leftover_pace{10};
 
@@ -73,16 +79,20 @@ result<pipe_ends> make_pipe(bool we_read) {
   return ends;
 }
 
+bool is_ready(int fd, short event) {
+  pollfd p{fd, event, 0};
+  return ::poll(&p, 1, 0) > 0 && (p.revents & event) != 0;
+}
+
+/// By poll, as FIONREAD does not see what is on its way through a terminal.
 bool is_drained(int fd) {
-  int waiting = 0;
-  return ::ioctl(fd, FIONREAD, &waiting) != 0 || waiting == 0;
+  return !is_ready(fd, POLLIN);
 }
 
 /// Whether a read would say so, without reading. The hang-up first: nothing can be written after
 /// it.
 bool is_at_end(int fd) {
-  pollfd p{fd, 0, 0};
-  return ::poll(&p, 1, 0) > 0 && (p.revents & POLLHUP) != 0 && is_drained(fd);
+  return is_ready(fd, POLLHUP) && is_drained(fd);
 }
 
 } // namespace
@@ -102,6 +112,8 @@ struct command_runner::command {
   command_spec spec;
   command_handlers handlers;
 
+  std::optional<terminal_options> terminal; ///< it is an interactive process
+
   // -- until it is started
   unique_fd child_ends[3];
   result<spawned> start;
@@ -114,6 +126,10 @@ struct command_runner::command {
   reactor::watch_id input_watch = 0;
   stream out;
   stream err;
+  /// Set until a process with a terminal ends: without it, a program that closes its own
+  /// descriptors would hang up on itself.
+  unique_fd slave;
+  input_queue typed;
   int64_t credit = 0;
   reactor::watch_id process_watch = 0;
   reactor::timer_id deadline = 0;
@@ -125,6 +141,7 @@ struct command_runner::command {
   bool cancelled = false;
   bool ended = false;
   bool grace_over = false;
+  int64_t left_behind = most_left_behind; ///< streamed: how much may come after the grace
   int32_t exit_code = 0;
   std::chrono::nanoseconds wall{0};
 };
@@ -144,10 +161,28 @@ command_runner::~command_runner() = default;
 
 command_id command_runner::start(command_spec spec, command_handlers handlers) {
   auto c = std::make_shared<command>();
-  c->id = ++last_id;
-  c->asked_at = clock::now();
   c->handlers = std::move(handlers);
   c->spec = std::move(spec);
+  return start(c);
+}
+
+command_id command_runner::open_terminal(command_spec spec, terminal_options options,
+                                         terminal_handlers handlers) {
+  auto c = std::make_shared<command>();
+  c->terminal = options;
+  c->handlers.on_exit = std::move(handlers.on_exit);
+  if (handlers.on_output)
+    c->handlers.on_output = [on_output = std::move(handlers.on_output)](stream_id, auto bytes) {
+      on_output(std::move(bytes));
+    };
+  c->spec = std::move(spec);
+  c->spec.streamed = true;
+  return start(c);
+}
+
+command_id command_runner::start(const command_ptr& c) {
+  c->id = ++last_id;
+  c->asked_at = clock::now();
   c->credit = c->spec.credit;
   c->err.id = stream_id::err;
   bool refused;
@@ -172,9 +207,15 @@ command_id command_runner::start(command_spec spec, command_handlers handlers) {
   auto pick = [](const shared_fd& given, const unique_fd& made) {
     return given ? given->get() : made.get();
   };
-  request.stdin_fd = pick(c->spec.stdin_fd, c->child_ends[0]);
-  request.stdout_fd = pick(c->spec.stdout_fd, c->child_ends[1]);
-  request.stderr_fd = pick(c->spec.stderr_fd, c->child_ends[2]);
+  if (c->terminal) {
+    request.controlling_terminal = c->terminal->tty;
+    request.stdin_fd = c->slave.get();
+    request.stdout_fd = request.stderr_fd = c->slave ? c->slave.get() : c->child_ends[1].get();
+  } else {
+    request.stdin_fd = pick(c->spec.stdin_fd, c->child_ends[0]);
+    request.stdout_fd = pick(c->spec.stdout_fd, c->child_ends[1]);
+    request.stderr_fd = pick(c->spec.stderr_fd, c->child_ends[2]);
+  }
   request.cgroup_fd = cgroup_ ? cgroup_->get() : -1;
   auto started = [self = shared_from_this(), c](result<spawned> outcome) {
     c->start = std::move(outcome);
@@ -195,9 +236,32 @@ void command_runner::grant(command_id id, int64_t bytes) {
       return;
     c->credit += bytes;
     for (auto s : {&c->out, &c->err})
-      if (s->watch != 0)
-        self->services_.events.modify(s->watch, EPOLLIN);
+      self->services_.events.modify(s->watch, interest(*c, *s));
     self->settle(c);
+  });
+}
+
+void command_runner::write_terminal(command_id id, std::string bytes,
+                                    std::function<void(result<void>)> done) {
+  services_.events.post(
+    [self = shared_from_this(), id, bytes = std::move(bytes), done = std::move(done)]() mutable {
+      auto c = self->find(id);
+      if (!c || c->ended)
+        done({});
+      else if (!c->slave)
+        done(unexpected{
+          make_error(errc::conflict, op::exec, "stdin is not available for this process")});
+      else {
+        c->typed.push(std::move(bytes), std::move(done));
+        self->type(*c);
+      }
+    });
+}
+
+void command_runner::resize_terminal(command_id id, uint16_t rows, uint16_t cols) {
+  services_.events.post([self = shared_from_this(), id, rows, cols] {
+    if (auto c = self->find(id); c && c->slave)
+      set_window_size(c->out.fd.get(), rows, cols);
   });
 }
 
@@ -240,6 +304,8 @@ void command_runner::close_leftover_pipes() {
 // -- starting ------------------------------------------------------------------------------------
 
 result<void> command_runner::open_streams(command& c) {
+  if (c.terminal)
+    return open_terminal_streams(c);
   if (!c.spec.stdin_fd && !c.spec.stdin_data.empty()) {
     auto ends = make_pipe(false);
     if (!ends)
@@ -263,6 +329,23 @@ result<void> command_runner::open_streams(command& c) {
   return open(c.spec.stderr_fd, c.child_ends[2], c.err);
 }
 
+result<void> command_runner::open_terminal_streams(command& c) {
+  if (c.terminal->tty) {
+    auto opened = open_pty(c.terminal->rows, c.terminal->cols);
+    if (!opened)
+      return unexpected{std::move(opened.error())};
+    c.out.fd = std::move(opened->master);
+    c.slave = std::move(opened->slave);
+    return {};
+  }
+  auto ends = make_pipe(true);
+  if (!ends)
+    return unexpected{std::move(ends.error())};
+  c.out.fd = std::move(ends->read);
+  c.child_ends[1] = std::move(ends->write);
+  return {};
+}
+
 void command_runner::fail(const command_ptr& c, error why) {
   services_.events.post(
     [self = shared_from_this(), c, why = std::move(why)] { self->release(c, unexpected{why}); });
@@ -283,8 +366,9 @@ void command_runner::on_started(const command_ptr& c) {
                                   [self, c](uint32_t) { self->on_process_end(c); });
   for (auto s : {&c->out, &c->err})
     if (s->fd)
-      s->watch
-        = events.watch(s->fd.get(), EPOLLIN, [self, c, s](uint32_t) { self->on_readable(c, *s); });
+      s->watch = events.watch(s->fd.get(), interest(*c, *s),
+                              [self, c, s](uint32_t fired) { self->on_ready(c, *s, fired); });
+  type(*c);
   if (c->input)
     c->input_watch
       = events.watch(c->input.get(), EPOLLOUT, [self, c](uint32_t) { self->write_input(*c); });
@@ -300,6 +384,14 @@ void command_runner::on_started(const command_ptr& c) {
 }
 
 // -- while it runs -------------------------------------------------------------------------------
+
+/// What the watch of one of its streams waits for: output that may be delivered, and room for input
+/// that did not fit.
+uint32_t command_runner::interest(const command& c, const stream& s) {
+  auto may_read = !c.spec.streamed || c.credit > 0;
+  auto has_input = &s == &c.out && !c.typed.empty();
+  return (may_read ? EPOLLIN : 0U) | (has_input ? EPOLLOUT : 0U);
+}
 
 void command_runner::write_input(command& c) {
   const auto& data = c.spec.stdin_data;
@@ -318,7 +410,18 @@ void command_runner::write_input(command& c) {
   c.input.reset();
 }
 
-void command_runner::on_readable(const command_ptr& c, stream& s) {
+/// Passes on what is typed as far as the terminal takes it now. Not before there is a process: an
+/// interrupt for nobody would be lost.
+void command_runner::type(command& c) {
+  if (!c.running || c.typed.empty())
+    return;
+  c.typed.write_to(c.out.fd.get());
+  services_.events.modify(c.out.watch, interest(c, c.out));
+}
+
+void command_runner::on_ready(const command_ptr& c, stream& s, uint32_t events) {
+  if ((events & EPOLLOUT) != 0)
+    type(*c);
   pump(*c, s, 1);
   if (c->ended)
     settle(c);
@@ -331,7 +434,7 @@ void command_runner::pump(command& c, stream& s, int reads) {
     if (c.spec.streamed) {
       if (c.credit <= 0) {
         // Unread, the pipe fills and the program waits: that is the back-pressure.
-        services_.events.modify(s.watch, 0);
+        services_.events.modify(s.watch, interest(c, s));
         if (is_at_end(s.fd.get()))
           close_stream(s);
         return;
@@ -351,6 +454,8 @@ void command_runner::pump(command& c, stream& s, int reads) {
 void command_runner::take(command& c, stream& s, const char* data, size_t size) {
   if (c.spec.streamed) {
     c.credit -= static_cast<int64_t>(size);
+    if (c.grace_over)
+      c.left_behind -= static_cast<int64_t>(size);
     if (c.handlers.on_output)
       c.handlers.on_output(s.id, std::vector<char>(data, data + size));
     return;
@@ -401,6 +506,8 @@ void command_runner::on_process_end(const command_ptr& c) {
   if (c->input_watch != 0)
     services_.events.unwatch(std::exchange(c->input_watch, 0));
   c->input.reset();
+  c->slave.reset(); // from here on only others that hold the terminal keep it from its end
+  c->typed.clear();
   settle(c);
 }
 
@@ -415,7 +522,7 @@ void command_runner::settle(const command_ptr& c) {
     at_end = at_end && !s->fd;
     drained = drained && (!s->fd || !c->spec.streamed || is_drained(s->fd.get()));
   }
-  if (at_end || c->cancelled || (c->grace_over && drained))
+  if (at_end || c->cancelled || (c->grace_over && (drained || c->left_behind <= 0)))
     finish(c);
   else if (c->grace == 0)
     c->grace = services_.events.at(clock::now() + pipe_grace, [self = shared_from_this(), c] {
@@ -443,6 +550,7 @@ void command_runner::finish(const command_ptr& c) {
 
 /// Forgets a command and tells whoever waits for it, and for the last of all.
 void command_runner::release(const command_ptr& c, result<command_exit> outcome) {
+  c->typed.clear();
   std::function<void()> stopped;
   {
     std::lock_guard guard{mutex_};
@@ -475,7 +583,7 @@ void command_runner::drain(uint64_t id) {
   if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
     services_.events.unwatch(x.watch);
     leftovers_.erase(id);
-  } else if (n == static_cast<ssize_t>(buffer.size())) {
+  } else if (n > 0) {
     services_.events.modify(x.watch, 0);
     x.pause = services_.events.at(clock::now() + leftover_pace, [self = shared_from_this(), id] {
       auto& paused = self->leftovers_.at(id);

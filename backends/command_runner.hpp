@@ -41,6 +41,9 @@ public:
   command_runner& operator=(const command_runner&) = delete;
 
   command_id start(command_spec spec, command_handlers handlers);
+  command_id open_terminal(command_spec spec, terminal_options options, terminal_handlers handlers);
+  void write_terminal(command_id id, std::string bytes, std::function<void(result<void>)> done);
+  void resize_terminal(command_id id, uint16_t rows, uint16_t cols);
   void grant(command_id id, int64_t bytes);
   void cancel(command_id id);
 
@@ -59,14 +62,18 @@ private:
 
   // -- starting ----------------------------------------------------------------------------------
 
+  command_id start(const command_ptr& c);
   result<void> open_streams(command& c);
+  result<void> open_terminal_streams(command& c);
   void on_started(const command_ptr& c);
   void fail(const command_ptr& c, error why);
 
   // -- while it runs -----------------------------------------------------------------------------
 
+  static uint32_t interest(const command& c, const stream& s);
   void write_input(command& c);
-  void on_readable(const command_ptr& c, stream& s);
+  void type(command& c);
+  void on_ready(const command_ptr& c, stream& s, uint32_t events);
   void pump(command& c, stream& s, int reads);
   void take(command& c, stream& s, const char* data, size_t size);
   void close_stream(stream& s);

@@ -7,6 +7,7 @@
 #include <linux/close_range.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -125,6 +126,7 @@ struct child_plan {
   const int* slots;
   unsigned first_foreign; ///< above all of our slots
   const int* ignored;     ///< signals to set to their default, up to a 0
+  bool controlling_terminal;
   pid_t parent;
 
   // -- written by the child, read by us once it has exec'ed or died ------------------------------
@@ -174,6 +176,10 @@ TROUPE_IN_CHILD int run_child(void* argument) {
   const unsigned long no_signals = 0;
   ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, nullptr, sizeof no_signals);
   ::syscall(SYS_setsid);
+  if (plan.controlling_terminal && ::syscall(SYS_ioctl, 0, TIOCSCTTY, 0) != 0) {
+    plan.error = errno;
+    return 127;
+  }
   ::syscall(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   ::syscall(SYS_umask, 022);
   if (::syscall(SYS_chdir, plan.cwd) != 0) {
@@ -204,14 +210,14 @@ void fill_standard_streams() {
       (void) ::open("/dev/null", O_RDWR); // the lowest free number, which is `fd`
 }
 
-/// Signals that are ignored now, ended by 0. SIGPIPE in any case: servers ignore it sooner or
+/// Signals that are ignored now, ended by 0; and in any case those that servers ignore sooner or
 /// later.
 std::vector<int> ignored_signals() {
-  std::vector<int> out{SIGPIPE};
+  std::vector<int> out{SIGPIPE, SIGINT, SIGQUIT};
   for (int signal = 1; signal <= SIGRTMAX; ++signal) {
     struct sigaction action {};
-    if (signal != SIGPIPE && ::sigaction(signal, nullptr, &action) == 0
-        && action.sa_handler == SIG_IGN)
+    if (std::find(out.begin(), out.end(), signal) == out.end()
+        && ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN)
       out.push_back(signal);
   }
   out.push_back(0);
@@ -308,6 +314,7 @@ struct spawner::impl {
     plan.slots = slots.data();
     plan.first_foreign = static_cast<unsigned>(*std::max_element(slots.begin(), slots.end())) + 1;
     plan.ignored = ignored.data();
+    plan.controlling_terminal = request.controlling_terminal;
     plan.parent = ::getpid();
 
     std::array streams{request.stdin_fd, request.stdout_fd, request.stderr_fd};

@@ -23,7 +23,8 @@ struct spawn_request {
   int stdin_fd = -1; ///< -1: /dev/null
   int stdout_fd = -1;
   int stderr_fd = -1;
-  int cgroup_fd = -1; ///< a cgroup v2 directory to be born in; -1: ours
+  bool controlling_terminal = false; ///< `stdin_fd` is a terminal; it becomes the child's
+  int cgroup_fd = -1;                ///< a cgroup v2 directory to be born in; -1: ours
 };
 
 struct spawned {

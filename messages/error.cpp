@@ -252,4 +252,29 @@ error make_error(errc code, op operation, std::string message) {
   return e;
 }
 
+std::string class_name(errc code) {
+  switch (code) {
+    case errc::apply_patch_invalid_diff: return "ApplyPatchDiffError";
+    case errc::apply_patch_invalid_path: return "ApplyPatchPathError";
+    case errc::exec_nonzero: return "ExecNonZeroError";
+    case errc::mount_config_invalid: return "MountConfigError";
+    case errc::mount_failed: return "MountCommandError";
+    case errc::mount_missing_tool: return "MountToolMissingError";
+    case errc::sandbox_config_invalid: return "ConfigurationError";
+    case errc::skills_config_invalid: return "SkillsConfigError";
+    default: break;
+  }
+  std::string out;
+  bool upper = true;
+  for (char c : to_string(code)) {
+    if (c == '_') {
+      upper = true;
+      continue;
+    }
+    out += upper ? static_cast<char>(c - ('a' <= c && c <= 'z' ? 32 : 0)) : c;
+    upper = false;
+  }
+  return out.ends_with("Error") ? out : out + "Error";
+}
+
 } // namespace troupe

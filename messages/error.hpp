@@ -147,6 +147,9 @@ std::string json_quote(std::string_view text);
 /// Text with every byte sequence that is not UTF-8 replaced by U+FFFD.
 std::string to_utf8(std::string_view bytes);
 
+/// What the contract calls the class of such errors; made up in the same way for codes of ours.
+std::string class_name(errc code);
+
 /// The outcome of anything that can fail below the actors.
 template <class T = void>
 using result = tl::expected<T, error>;

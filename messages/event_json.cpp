@@ -28,23 +28,6 @@ int64_t parse_timestamp(const std::string& text) {
   return static_cast<int64_t>(::timegm(&utc)) * 1'000'000 + us;
 }
 
-/// The contract's class names, for readers that know the reference.
-std::string class_name(errc code) {
-  std::string out;
-  bool upper = true;
-  for (char c : to_string(code)) {
-    if (c == '_') {
-      upper = true;
-      continue;
-    }
-    out += upper ? static_cast<char>(c - ('a' <= c && c <= 'z' ? 32 : 0)) : c;
-    upper = false;
-  }
-  if (!out.ends_with("Error"))
-    out += "Error";
-  return out;
-}
-
 } // namespace
 
 json event_to_json(const event& x) {

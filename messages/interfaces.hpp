@@ -55,7 +55,21 @@ using session_actor = actor_handle<
   caf::result<void>(make_directory), caf::result<void>(remove_file),
   // -- whole workspaces
   caf::result<file_opened>(export_workspace), caf::result<file_handle>(import_workspace),
-  caf::result<void>(commit_import)>;
+  caf::result<void>(commit_import),
+  // What a path means to the session.
+  caf::result<normalized_path>(normalize_path),
+  // -- changes to many files
+  caf::result<patch_answer>(patch_workspace), caf::result<file_handle>(extract_archive),
+  caf::result<void>(commit_extract),
+  // -- terminals
+  // Starts an interactive process and answers with what it printed within the yield time.
+  caf::result<terminal_update>(start_terminal), caf::result<terminal_update>(write_terminal),
+  caf::result<terminal_list>(list_terminals), caf::result<void>(resize_terminal),
+  caf::result<void>(terminate_terminal), caf::result<void>(type_terminal),
+  // Long poll of its output, for readers that keep a cursor.
+  caf::result<terminal_bytes>(read_terminal),
+  // Where a port that the state exposes can be reached.
+  caf::result<port_endpoint>(resolve_port)>;
 
 /// The durable record of every session, the index of snapshots and the event journal.
 using registry_actor = actor_handle<
@@ -114,6 +128,7 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (troupe::snapshot_kind))
   CAF_ADD_TYPE_ID(troupe, (troupe::backend_kind))
   CAF_ADD_TYPE_ID(troupe, (troupe::session_status))
+  CAF_ADD_TYPE_ID(troupe, (troupe::workspace_conflict))
   CAF_ADD_TYPE_ID(troupe, (troupe::shell_mode))
   CAF_ADD_TYPE_ID(troupe, (troupe::stream_id))
   CAF_ADD_TYPE_ID(troupe, (troupe::file_kind))
@@ -199,6 +214,27 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (troupe::import_workspace))
   CAF_ADD_TYPE_ID(troupe, (troupe::commit_import))
   CAF_ADD_TYPE_ID(troupe, (troupe::materialized_files))
+  CAF_ADD_TYPE_ID(troupe, (troupe::archive_limits))
+  CAF_ADD_TYPE_ID(troupe, (troupe::normalize_path))
+  CAF_ADD_TYPE_ID(troupe, (troupe::normalized_path))
+  CAF_ADD_TYPE_ID(troupe, (troupe::patch_workspace))
+  CAF_ADD_TYPE_ID(troupe, (troupe::patched_entry))
+  CAF_ADD_TYPE_ID(troupe, (troupe::patch_answer))
+  CAF_ADD_TYPE_ID(troupe, (troupe::extract_archive))
+  CAF_ADD_TYPE_ID(troupe, (troupe::commit_extract))
+  CAF_ADD_TYPE_ID(troupe, (troupe::start_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::write_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::terminal_update))
+  CAF_ADD_TYPE_ID(troupe, (troupe::list_terminals))
+  CAF_ADD_TYPE_ID(troupe, (troupe::terminal_info))
+  CAF_ADD_TYPE_ID(troupe, (troupe::terminal_list))
+  CAF_ADD_TYPE_ID(troupe, (troupe::resize_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::terminate_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::type_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::read_terminal))
+  CAF_ADD_TYPE_ID(troupe, (troupe::terminal_bytes))
+  CAF_ADD_TYPE_ID(troupe, (troupe::resolve_port))
+  CAF_ADD_TYPE_ID(troupe, (troupe::port_endpoint))
   CAF_ADD_TYPE_ID(troupe, (troupe::snapshot_restorable))
   CAF_ADD_TYPE_ID(troupe, (troupe::restore_snapshot))
   CAF_ADD_TYPE_ID(troupe, (troupe::remove_snapshot))

@@ -51,6 +51,22 @@ std::optional<backend_kind> backend_from_string(std::string_view name) {
   return std::nullopt;
 }
 
+std::string_view to_string(workspace_conflict policy) {
+  switch (policy) {
+    case workspace_conflict::live_wins: return "live_wins";
+    case workspace_conflict::fail: return "fail";
+    default: return "snapshot_wins";
+  }
+}
+
+std::optional<workspace_conflict> conflict_from_string(std::string_view name) {
+  for (auto policy :
+       {workspace_conflict::snapshot_wins, workspace_conflict::live_wins, workspace_conflict::fail})
+    if (name == to_string(policy))
+      return policy;
+  return std::nullopt;
+}
+
 std::optional<session_status> status_from_string(std::string_view name) {
   for (auto status : {session_status::created, session_status::starting, session_status::running,
                       session_status::stopping, session_status::stopped, session_status::failed})

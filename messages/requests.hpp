@@ -5,6 +5,7 @@
 #include "messages/files.hpp"
 #include "messages/inspect.hpp"
 #include "messages/session.hpp"
+#include "messages/terminal.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -142,7 +143,9 @@ struct session_counts {
 
 struct get_session {};
 
-struct start_session {};
+struct start_session {
+  std::optional<workspace_conflict> on_conflict; ///< nullopt: the session's own
+};
 
 struct stop_session {};
 
@@ -275,6 +278,59 @@ struct import_workspace {};
 
 struct commit_import {
   uint64_t handle = 0;
+};
+
+/// Judges a path by the session's rules, without looking at what is there.
+struct normalize_path {
+  std::string path;
+  bool for_write = false;
+};
+
+struct normalized_path {
+  std::string absolute;
+  std::optional<std::string> relative; ///< to the workspace root; nullopt: in a grant
+};
+
+/// Applies a patch: `text` is the envelope or JSON of a model, else `operations` is a JSON value.
+struct patch_workspace {
+  std::string text;
+  std::string operations;
+  std::string cwd; ///< where relative paths start, relative to the root; empty: the root
+  std::optional<std::string> user;
+  bool partial = false; ///< operations before one that fails stay
+};
+
+struct patched_entry {
+  std::string path;
+  std::string change; ///< "created", "updated", "deleted"
+  std::optional<std::string> moved_to;
+};
+
+struct patch_answer {
+  std::string text; ///< for the model
+  std::vector<patched_entry> files;
+};
+
+/// Starts an upload of an archive to `path`; `commit_extract` puts it there and unpacks it beside.
+struct extract_archive {
+  std::string path;
+  std::optional<std::string> scheme; ///< "tar" or "zip"; nullopt: by the suffix of `path`
+};
+
+struct commit_extract {
+  uint64_t handle = 0;
+};
+
+/// Where a port of the sandbox can be reached from the node.
+struct resolve_port {
+  int32_t port = 0;
+};
+
+struct port_endpoint {
+  std::string host;
+  int32_t port = 0;
+  bool tls = false;
+  std::string query;
 };
 
 struct materialized_files {
@@ -463,7 +519,7 @@ auto inspect(Inspector& f, get_session& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, start_session& x) {
-  return inspect_object(f, x);
+  return inspect_object(f, x, field("on_conflict", x.on_conflict));
 }
 
 template <class Inspector>
@@ -683,6 +739,54 @@ auto inspect(Inspector& f, get_record& x) {
 template <class Inspector>
 auto inspect(Inspector& f, peek_session& x) {
   return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, normalize_path& x) {
+  return inspect_object(f, x, field("path", x.path), field("for_write", x.for_write));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, normalized_path& x) {
+  return inspect_object(f, x, field("absolute", x.absolute), field("relative", x.relative));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, patch_workspace& x) {
+  return inspect_object(f, x, field("text", x.text), field("operations", x.operations),
+                        field("cwd", x.cwd), field("user", x.user), field("partial", x.partial));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, patched_entry& x) {
+  return inspect_object(f, x, field("path", x.path), field("change", x.change),
+                        field("moved_to", x.moved_to));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, patch_answer& x) {
+  return inspect_object(f, x, field("text", x.text), field("files", x.files));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, extract_archive& x) {
+  return inspect_object(f, x, field("path", x.path), field("scheme", x.scheme));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, commit_extract& x) {
+  return inspect_object(f, x, field("handle", x.handle));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, resolve_port& x) {
+  return inspect_object(f, x, field("port", x.port));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, port_endpoint& x) {
+  return inspect_object(f, x, field("host", x.host), field("port", x.port), field("tls", x.tls),
+                        field("query", x.query));
 }
 
 } // namespace troupe

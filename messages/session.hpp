@@ -17,10 +17,19 @@ enum class backend_kind : uint8_t { unix_local, isolated, docker };
 
 enum class session_status : uint8_t { created, starting, running, stopping, stopped, failed };
 
+/// Whose files win when a workspace that is still there differs from its snapshot.
+enum class workspace_conflict : uint8_t {
+  snapshot_wins,
+  live_wins,
+  fail, ///< neither: the start is refused
+};
+
 std::string_view to_string(backend_kind kind);
 std::string_view to_string(session_status status);
+std::string_view to_string(workspace_conflict policy);
 std::optional<backend_kind> backend_from_string(std::string_view name);
 std::optional<session_status> status_from_string(std::string_view name);
+std::optional<workspace_conflict> conflict_from_string(std::string_view name);
 
 /// The serialisable record that a session can be resumed from, on any server that reaches its
 /// snapshot.
@@ -50,6 +59,13 @@ struct session_limits {
   std::optional<int64_t> output_bytes; ///< kept of each stream of a buffered exec
 };
 
+/// What an uploaded archive may cost, counted on real bytes; nullopt: no limit.
+struct archive_limits {
+  std::optional<int64_t> max_input_bytes = int64_t{1} << 30; ///< as it comes in
+  std::optional<int64_t> max_extracted_bytes = int64_t{4} << 30;
+  std::optional<int64_t> max_members = 100'000; ///< the root itself is none
+};
+
 /// Everything that a client says when it makes or resumes a session.
 struct session_spec {
   std::string id; ///< empty on the way in: the server chooses
@@ -57,6 +73,8 @@ struct session_spec {
   session_state state;
   concurrency_limits concurrency;
   session_limits limits;
+  archive_limits archives;
+  workspace_conflict on_conflict = workspace_conflict::snapshot_wins;
   std::map<std::string, std::string> labels;
   std::optional<int64_t> idle_timeout_ms;
   std::optional<int64_t> max_lifetime_ms;
@@ -135,9 +153,17 @@ auto inspect(Inspector& f, session_limits& x) {
 }
 
 template <class Inspector>
+auto inspect(Inspector& f, archive_limits& x) {
+  return inspect_object(f, x, field("max_input_bytes", x.max_input_bytes),
+                        field("max_extracted_bytes", x.max_extracted_bytes),
+                        field("max_members", x.max_members));
+}
+
+template <class Inspector>
 auto inspect(Inspector& f, session_spec& x) {
   return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
                         field("concurrency", x.concurrency), field("limits", x.limits),
+                        field("archives", x.archives), field("on_conflict", x.on_conflict),
                         field("labels", x.labels), field("idle_timeout_ms", x.idle_timeout_ms),
                         field("max_lifetime_ms", x.max_lifetime_ms), field("start", x.start),
                         field("resumed", x.resumed));

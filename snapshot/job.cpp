@@ -16,7 +16,8 @@ job::job(op operation, std::stop_token stop, const progress& report)
 
 result<void> job::step() {
   if (stop_.stop_requested())
-    return unexpected(make_error(errc::cancelled, operation_, "snapshot job was cancelled"));
+    return unexpected(
+      make_error(errc::cancelled, operation_, "the work on the archive was cancelled"));
   if (!report_)
     return {};
   if (auto now = std::chrono::steady_clock::now(); now >= next_report_) {

@@ -6,9 +6,16 @@ namespace troupe::snapshot {
 
 namespace {
 
+/// A letter and a colon, or a server and a share.
 bool has_windows_drive(std::string_view name) {
-  return name.size() > 1 && name[1] == ':'
-         && ((name[0] >= 'a' && name[0] <= 'z') || (name[0] >= 'A' && name[0] <= 'Z'));
+  auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  auto is_separator = [](char c) { return c == '/' || c == '\\'; };
+  if (name.size() > 1 && name[1] == ':')
+    return is_letter(name[0]);
+  if (name.size() < 3 || !is_separator(name[0]) || !is_separator(name[1]) || is_separator(name[2]))
+    return false;
+  auto end = name.find_first_of("/\\", 2);
+  return end != name.npos && (end + 1 == name.size() || !is_separator(name[end + 1]));
 }
 
 /// Joins all components but empty ones and "."; false if there is a "..".

@@ -1,5 +1,6 @@
 #include "snapshot/repository.hpp"
 
+#include "snapshot/archive_budget.hpp"
 #include "snapshot/byte_source.hpp"
 #include "snapshot/local_store.hpp"
 #include "snapshot/pack.hpp"
@@ -93,6 +94,9 @@ result<snapshot_outcome> persist_local(const persist_request& request, std::stop
                           fingerprint_version, std::move(*warnings)};
 }
 
+/// What no snapshot of ours comes near.
+constexpr archive_limits stored_limits{std::nullopt, int64_t{1} << 40, 10'000'000};
+
 /// Unpacks a stored archive and holds what came out against what was recorded when it was written.
 result<void> unpack_stored(int fd, const std::optional<trailer>& ours, tree_writer& out,
                            const std::string& root, job& work) {
@@ -101,7 +105,7 @@ result<void> unpack_stored(int fd, const std::optional<trailer>& ours, tree_writ
   if (!tar)
     return unexpected(std::move(tar.error()));
   tree_index index;
-  if (auto ok = unpack_tree(**tar, out, root, name_policy::own, archive_limits{},
+  if (auto ok = unpack_tree(**tar, out, root, name_policy::own, stored_limits,
                             ours ? &index : nullptr, work);
       !ok)
     return ok;
@@ -260,6 +264,28 @@ private:
 
 } // namespace
 
+namespace {
+
+/// Fails when more comes in than an archive may have.
+class limited_source final : public byte_source {
+public:
+  limited_source(byte_source& input, archive_budget budget)
+    : input_(input), budget_(std::move(budget)) {}
+
+  result<std::string_view> next() override {
+    auto chunk = input_.next();
+    if (!chunk)
+      return chunk;
+    return budget_.add_input(chunk->size()).map([&] { return *chunk; });
+  }
+
+private:
+  byte_source& input_;
+  archive_budget budget_;
+};
+
+} // namespace
+
 std::unique_ptr<repository> make_repository(unsigned workers) {
   return std::make_unique<every_repository>(workers);
 }
@@ -304,7 +330,8 @@ result<void> hydrate(int in_fd, const std::string& root, bool merge, const archi
   progress silent;
   job work{op::hydrate_workspace, std::move(stop), silent};
   tree_writer out{place->fd()};
-  file_source raw{in_fd};
+  file_source file{in_fd};
+  limited_source raw{file, archive_budget{limits, root}};
   auto ok = decoded(raw).and_then([&](auto tar) {
     return unpack_tree(*tar, out, root, name_policy::portable, limits, nullptr, work);
   });
@@ -314,8 +341,6 @@ result<void> hydrate(int in_fd, const std::string& root, bool merge, const archi
     return unexpected(make_error(errc::workspace_archive_write_error, op::write,
                                  "failed to write archive for path: " + root)
                         .with("path", root)
-                        .with("reason", "invalid tar stream")
-                        .with("member", "<tar>")
                         .with_json("cause", ok.error().context));
   }
   if (auto last = work.step(); !last)

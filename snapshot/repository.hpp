@@ -1,6 +1,7 @@
 #pragma once
 
 #include "messages/error.hpp"
+#include "messages/session.hpp"
 #include "messages/snapshot.hpp"
 
 #include <cstdint>
@@ -11,6 +12,8 @@
 #include <vector>
 
 namespace troupe::snapshot {
+
+using troupe::archive_limits;
 
 /// Reports how far a job has come: files and bytes so far. Called on the job's own thread, at most
 /// some ten times a second.
@@ -33,12 +36,6 @@ struct persist_request {
 struct restore_request {
   snapshot_ref ref;
   std::string root; ///< absolute path of the workspace root; made if missing
-};
-
-/// Limits on what an archive may unpack to, counted on real bytes.
-struct archive_limits {
-  uint64_t max_bytes = 1ull << 40;
-  uint64_t max_members = 10'000'000;
 };
 
 /// Keeps and gives back workspaces. All calls block (I/O and CPU pools) and may run on several
@@ -93,6 +90,10 @@ result<std::vector<std::string>> write_tar(int root_fd, const std::vector<std::s
 
 /// Unpacks a tar (plain, gzip, zstd, xz, bzip2) from `in_fd` into a sibling of `root`, verifies all
 /// of it, swaps it in. `merge`: what is in `root` and not in the archive stays.
+///
+/// Errors: `workspace_archive_write_error` with `member` and `reason` for a member that may not be,
+/// with `reason`, `limit` and `actual` for a limit, with `cause` for an archive that cannot be
+/// read; `no_space`, `cancelled`.
 result<void> hydrate(int in_fd, const std::string& root, bool merge, const archive_limits& limits,
                      std::stop_token stop);
 

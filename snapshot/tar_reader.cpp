@@ -14,10 +14,13 @@ namespace troupe::snapshot {
 
 namespace {
 
-constexpr uint64_t block_size = 512;
+constexpr size_t block_size = 512;
 // Of one member with all that goes before it. libarchive keeps sparse maps in memory, at a multiple
 // of their size, and sets them no limit.
 constexpr uint64_t max_header_size = 4 * 1024 * 1024;
+// Of all members together, beside their contents: a little compressed input could be terabytes.
+constexpr uint64_t spare_header_bytes = 64 * 1024 * 1024;
+constexpr uint64_t header_bytes_per_member = 16 * 1024;
 constexpr uint64_t max_zeros_after_end = 64 * 1024 * 1024; // far above any blocking factor
 
 member_kind kind_of(archive_entry* e) {
@@ -43,14 +46,19 @@ struct tar_reader::impl {
   byte_source& input;
   archive* reader = archive_read_new();
   bool opened = false;
+  std::string before;     ///< the end of what came before `chunk`, at most a block
   std::string_view chunk; ///< what libarchive was given last
   uint64_t given = 0;     ///< all that it was given
   uint64_t may_give = std::numeric_limits<uint64_t>::max();
+  uint64_t header_bytes_left = spare_header_bytes;
+  uint64_t data_end = 0; ///< of the piece of the current file that was given last
   std::optional<error> input_failure;
 
   static la_ssize_t read(archive* reader, void* self, const void** data) {
     auto& x = *static_cast<impl*>(self);
-    auto chunk = x.given <= x.may_give ? x.input.next() : unexpected(damaged("header too long"));
+    x.before.append(x.chunk.substr(x.chunk.size() - std::min(x.chunk.size(), block_size)));
+    x.before.erase(0, x.before.size() - std::min(x.before.size(), block_size));
+    auto chunk = x.given <= x.may_give ? x.input.next() : unexpected(damaged("headers too long"));
     if (!chunk) {
       x.input_failure = std::move(chunk.error());
       archive_set_error(reader, EIO, "cannot read");
@@ -64,6 +72,27 @@ struct tar_reader::impl {
 
   uint64_t consumed() const {
     return static_cast<uint64_t>(archive_filter_bytes(reader, 0));
+  }
+
+  /// Of the block that was consumed last, if that is still there.
+  char type_flag() const {
+    constexpr size_t place = 156;
+    auto at = before.size() + chunk.size() - (given - consumed()) - block_size + place;
+    if (at < before.size())
+      return before[at];
+    at -= before.size();
+    return at < chunk.size() ? chunk[at] : '\0';
+  }
+
+  /// libarchive takes a type that it does not know for a file. Of a sparse file the last block is
+  /// not its header.
+  bool is_known_file(archive_entry* e) const {
+    return archive_entry_sparse_count(e) > 0
+           || std::string_view{"\0"
+                               "07S",
+                               4}
+                  .find(type_flag())
+                != std::string_view::npos;
   }
 
   error failure() {
@@ -112,6 +141,8 @@ tar_reader::~tar_reader() {
 result<bool> tar_reader::next(tar_member& member) {
   c_locale bytes_as_they_are;
   auto& x = *impl_;
+  auto before_skip = x.consumed();
+  x.may_give = x.given + max_header_size;
   if (!x.opened) {
     if (auto ok = x.open(); !ok)
       return unexpected(std::move(ok.error()));
@@ -120,9 +151,13 @@ result<bool> tar_reader::next(tar_member& member) {
   }
   auto begin = x.consumed();
   archive_entry* e = nullptr;
-  x.may_give = x.given + max_header_size;
   auto status = archive_read_next_header(x.reader, &e);
   x.may_give = std::numeric_limits<uint64_t>::max();
+  x.header_bytes_left += header_bytes_per_member;
+  auto header_bytes = x.consumed() - before_skip;
+  if (header_bytes > x.header_bytes_left)
+    return unexpected(damaged("headers too long"));
+  x.header_bytes_left -= header_bytes;
   if (status == ARCHIVE_EOF) {
     if (auto ok = x.verify_end(begin); !ok)
       return unexpected(std::move(ok.error()));
@@ -136,7 +171,10 @@ result<bool> tar_reader::next(tar_member& member) {
     return unexpected(damaged("member without a name"));
   member.name = archive_entry_pathname(e);
   member.kind = kind_of(e);
-  while (member.name.size() > 1 && member.name.ends_with('/')) {
+  if (member.kind == member_kind::file && !x.is_known_file(e))
+    member.kind = member_kind::other;
+  // The name of a directory that is "" comes as "/".
+  while (member.name.ends_with('/') && (member.name.size() > 1 || x.type_flag() == '5')) {
     member.name.pop_back();
     if (member.kind == member_kind::file)
       member.kind = member_kind::directory; // as old archives say it
@@ -150,6 +188,7 @@ result<bool> tar_reader::next(tar_member& member) {
   if (archive_entry_size(e) < 0)
     return unexpected(damaged("member of negative size"));
   member.size = static_cast<uint64_t>(archive_entry_size(e));
+  x.data_end = 0;
   return true;
 }
 
@@ -162,7 +201,11 @@ result<file_piece> tar_reader::data() {
     return file_piece{};
   if (status != ARCHIVE_OK || offset < 0)
     return unexpected(impl_->failure());
-  return file_piece{{static_cast<const char*>(data), size}, static_cast<uint64_t>(offset)};
+  auto begin = static_cast<uint64_t>(offset);
+  if (begin < impl_->data_end)
+    return unexpected(damaged("pieces of a file overlap"));
+  impl_->data_end = begin + size;
+  return file_piece{{static_cast<const char*>(data), size}, begin};
 }
 
 } // namespace troupe::snapshot

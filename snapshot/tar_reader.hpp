@@ -31,20 +31,30 @@ struct file_piece {
   uint64_t offset = 0;
 };
 
+/// Gives the members of an archive, one after the other.
+class member_source {
+public:
+  virtual ~member_source() = default;
+
+  /// The next member; false at the verified end, when all of the input was read. The data of a file
+  /// must have been read to its end before.
+  virtual result<bool> next(tar_member& member) = 0;
+
+  /// The next piece of the current file.
+  virtual result<file_piece> data() = 0;
+};
+
 /// Reads a tar strictly. Any irregularity is `damaged(...)`: a wrong header checksum, a header that
 /// does not parse, a missing end-of-archive marker, anything but zeros behind it.
-class tar_reader {
+class tar_reader final : public member_source {
 public:
   explicit tar_reader(byte_source& input);
-  ~tar_reader();
+  ~tar_reader() override;
   tar_reader(const tar_reader&) = delete;
   tar_reader& operator=(const tar_reader&) = delete;
 
-  /// The next member; false at the verified end, when all of the input was read.
-  result<bool> next(tar_member& member);
-
-  /// The next piece of the current file.
-  result<file_piece> data();
+  result<bool> next(tar_member& member) override;
+  result<file_piece> data() override;
 
 private:
   struct impl;

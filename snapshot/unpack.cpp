@@ -1,5 +1,6 @@
 #include "snapshot/unpack.hpp"
 
+#include "snapshot/archive_budget.hpp"
 #include "snapshot/pack.hpp"
 #include "snapshot/tar_reader.hpp"
 
@@ -12,19 +13,12 @@ namespace troupe::snapshot {
 
 namespace {
 
-error write_error(const std::string& root, std::string_view reason) {
-  return make_error(errc::workspace_archive_write_error, op::write,
-                    "failed to write archive for path: " + root)
-    .with("path", root)
-    .with("reason", reason);
-}
-
 /// One pass over an archive.
 class unpacker {
 public:
   unpacker(byte_source& input, tree_writer& out, const std::string& root, name_policy names,
            const archive_limits& limits, tree_index* index, job& work)
-    : reader_(input), out_(out), root_(root), names_(names), limits_(limits), index_(index),
+    : reader_(input), out_(out), root_(root), names_(names), budget_(limits, root), index_(index),
       work_(work) {}
 
   result<void> run() {
@@ -43,11 +37,11 @@ public:
 
 private:
   result<void> put() {
-    if (++members_ > limits_.max_members)
-      return over("archive member count exceeds limit", limits_.max_members, members_);
     auto [path, violation] = check_member(member_, names_);
     if (!violation.empty())
       return refuse(violation);
+    if (auto ok = budget_.add_member(member_.name, path.empty()); !ok)
+      return ok;
     auto depth = static_cast<size_t>(std::ranges::count(path, '/')) + 1;
     if (path.size() > max_path_size || depth > max_path_depth)
       return refuse("path too long");
@@ -72,9 +66,8 @@ private:
 
   result<void> put_file(const std::string& path) {
     // The logical size, holes included: what is read back when the workspace is saved again.
-    if (member_.size > limits_.max_bytes - work_.bytes)
-      return over("archive extracted size exceeds limit", limits_.max_bytes,
-                  work_.bytes + member_.size);
+    if (auto ok = budget_.add_content(member_.name, member_.size); !ok)
+      return ok;
     if (auto ok = check(out_.begin_file(path, member_.name)); !ok)
       return ok;
     auto bytes_before = work_.bytes;
@@ -106,38 +99,30 @@ private:
       return {};
     if (fault->error != 0)
       return unexpected(cannot_write(root_, fault->error).with("member", member_.name));
-    return unexpected(write_error(root_, fault->reason)
+    return unexpected(refused(root_, fault->reason)
                         .with("member", fault->member.empty() ? member_.name : fault->member));
   }
 
   result<void> refuse(std::string_view reason) {
-    return unexpected(write_error(root_, reason).with("member", member_.name));
-  }
-
-  result<void> over(std::string_view reason, uint64_t limit, uint64_t actual) {
-    return unexpected(write_error(root_, reason)
-                        .with("member", member_.name)
-                        .with("limit", static_cast<int64_t>(limit))
-                        .with("actual", static_cast<int64_t>(actual)));
+    return unexpected(refused(root_, reason).with("member", member_.name));
   }
 
   tar_reader reader_;
   tree_writer& out_;
   const std::string& root_;
   name_policy names_;
-  const archive_limits& limits_;
+  archive_budget budget_;
   tree_index* index_;
   sha256 content_;
   job& work_;
   tar_member member_;
-  uint64_t members_ = 0;
 };
 
 } // namespace
 
 error cannot_write(const std::string& root, int err) {
   if (err != ENOSPC && err != EDQUOT)
-    return write_error(root, std::strerror(err));
+    return refused(root, std::strerror(err));
   return make_error(errc::no_space, op::write, "no space left for " + root)
     .with("path", root)
     .with("reason", std::strerror(err));

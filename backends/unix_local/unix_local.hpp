@@ -31,6 +31,11 @@ public:
   prepare(const exec_request& request,
           const std::vector<std::pair<std::string, std::string>>& environment) const override;
   command_id exec(command_spec spec, command_handlers handlers) override;
+  command_id open_terminal(command_spec spec, terminal_options options,
+                           terminal_handlers handlers) override;
+  void write_terminal(command_id id, std::string bytes,
+                      std::function<void(result<void>)> done) override;
+  void resize_terminal(command_id id, uint16_t rows, uint16_t cols) override;
   void grant(command_id id, int64_t bytes) override;
   void cancel(command_id id) override;
   void shutdown(std::function<void()> done) override;
@@ -49,6 +54,7 @@ private:
 
   static void sweep(const std::shared_ptr<ending>& x);
   life current() const;
+  command_id refuse(std::function<void(result<command_exit>)> on_exit);
   std::vector<std::string>
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;

@@ -75,8 +75,8 @@ void append_untrusted_field(std::string& out, std::string_view name, std::string
 }
 
 bool is_ours(std::string_view name) {
-  for (auto ours : {"server", "date", "x-request-id", "connection", "content-length",
-                    "transfer-encoding", "keep-alive"})
+  for (auto ours :
+       {"x-request-id", "connection", "content-length", "transfer-encoding", "keep-alive"})
     if (equal_ignoring_case(name, ours))
       return true;
   return false;
@@ -102,6 +102,7 @@ std::string choose_request_id(const header_list& headers) {
 }
 
 /// Fills path, segments and query from the target: `/path?query`, or the same after `http://host`.
+/// A broken escape is left to whoever needs it decoded.
 result<void> parse_target(request_head& head) {
   std::string_view target = head.target;
   if (!target.starts_with('/')) {
@@ -111,16 +112,18 @@ result<void> parse_target(request_head& head) {
       return unexpected(malformed("the request target is not a path"));
     target.remove_prefix(path);
   }
-  auto path = target.substr(0, target.find('?'));
-  auto segments = split_path(path);
-  if (!segments)
-    return unexpected(std::move(segments.error()));
-  auto query = query_params::parse(target.substr(std::min(target.size(), path.size() + 1)));
-  if (!query)
-    return unexpected(std::move(query.error()));
-  head.path = path;
-  head.segments = std::move(*segments);
-  head.query = std::move(*query);
+  head.path = target.substr(0, target.find('?'));
+  head.query_text = target.substr(head.path.size());
+  auto segments = split_path(head.path);
+  if (segments)
+    head.segments = std::move(*segments);
+  else
+    head.segments = split_encoded_path(head.path);
+  auto query = query_params::parse(target.substr(std::min(target.size(), head.path.size() + 1)));
+  if (query)
+    head.query = std::move(*query);
+  if (!segments || !query)
+    head.malformed = segments ? std::move(query.error()) : std::move(segments.error());
   return {};
 }
 
@@ -145,6 +148,12 @@ connection::connection(std::shared_ptr<worker> owner, unique_fd socket)
   socket_.assign(asio::ip::tcp::v4(), socket.get(), ec); // the family only matters to open()
   if (!ec)
     socket.release();
+}
+
+std::string connection::peer() const {
+  error_code ec;
+  auto address = socket_.remote_endpoint(ec).address().to_string(ec);
+  return ec ? "unknown" : address;
 }
 
 template <class F>
@@ -207,6 +216,26 @@ void connection::on_disconnect(uint64_t turn, std::function<void()> callback) {
   });
 }
 
+void connection::upgrade(uint64_t turn, std::shared_ptr<successor> next) {
+  run([self = shared_from_this(), turn, next = std::move(next)]() mutable {
+    if (self->request_.turn != turn || self->request_.status != 0)
+      return;
+    if (self->peer_done_)
+      return self->close();
+    if (!self->parser_->is_done())
+      return self->refuse(400, malformed("a request to upgrade has no body"));
+    self->request_.status = 101;
+    self->end_request();
+    self->phase_ = phase::upgraded;
+    self->successor_ = std::move(next);
+    error_code ec;
+    if (self->reading_)
+      self->socket_.cancel(ec); // `on_read` hands over
+    else
+      self->hand_over();
+  });
+}
+
 void connection::set_route(uint64_t turn, std::string pattern) {
   run([self = shared_from_this(), turn, pattern = std::move(pattern)]() mutable {
     if (self->request_.turn == turn)
@@ -240,8 +269,15 @@ void connection::start(connection_list::iterator self) {
   want_bytes(small_read);
 }
 
-bool connection::expired(steady_clock::time_point now) const {
+bool connection::expired(steady_clock::time_point now) {
+  if (successor_)
+    return successor_->expired(now);
   return now >= read_deadline_ || now >= write_deadline_;
+}
+
+void connection::begin_stop() {
+  if (auto next = successor_)
+    next->stop();
 }
 
 void connection::close() {
@@ -253,6 +289,8 @@ void connection::close() {
   error_code ec;
   socket_.close(ec);
   worker_->remove(list, self_);
+  if (auto next = std::exchange(successor_, nullptr))
+    next->close();
   if (request_.turn != 0) {
     auto watcher = std::exchange(request_.on_disconnect, nullptr);
     end_request();
@@ -280,9 +318,13 @@ void connection::on_read(const error_code& ec, size_t n) {
   reading_ = false;
   if (phase_ == phase::closed)
     return;
+  if (phase_ == phase::upgraded && ec == asio::error::operation_aborted)
+    return hand_over();
   if (ec)
     return on_peer_gone(ec != asio::error::eof);
   in_.commit(n);
+  if (phase_ == phase::upgraded)
+    return hand_over();
   if (body_read_)
     read_deadline_ = steady_clock::now() + options().body_timeout;
   use_bytes();
@@ -294,6 +336,7 @@ void connection::use_bytes() {
     case phase::request: return serve_body();
     case phase::drain: return drain();
     case phase::linger: return discard();
+    case phase::upgraded:
     case phase::closed: return;
   }
 }
@@ -360,6 +403,7 @@ void connection::run_request() {
   request_.expects_continue = parser_->http11() && !parser_->is_done() && expect
                               && equal_ignoring_case(*expect, "100-continue");
   request_.keep_alive = head_.keep_alive = parser_->keep_alive();
+  head_.http11 = parser_->http11();
   head_.request_id = request_.request_id;
   auto x = std::make_shared<exchange>(shared_from_this(), request_.turn, std::move(head_));
   call(worker_->core().serve, std::move(x));
@@ -478,8 +522,10 @@ void connection::write_head(const response& answer, std::optional<uint64_t> leng
   out_ = "HTTP/1.1 ";
   append_number(out_, static_cast<uint64_t>(answer.status));
   out_.append(" ").append(reason(answer.status)).append("\r\n");
-  append_field(out_, "Server", "troupe");
-  append_field(out_, "Date", worker_->date());
+  if (!answer.headers.get("server"))
+    append_field(out_, "Server", "troupe");
+  if (!answer.headers.get("date"))
+    append_field(out_, "Date", worker_->date());
   append_field(out_, "X-Request-Id", request_.request_id);
   for (const auto& [name, value] : answer.headers)
     if (!is_ours(name))
@@ -621,6 +667,14 @@ void connection::next_request() {
   parser_.reset();
   read_deadline_ = steady_clock::now() + options().idle_timeout;
   use_bytes();
+}
+
+void connection::hand_over() {
+  std::vector<char> early(in_.data(), in_.data() + in_.size());
+  in_ = {};
+  parser_.reset();
+  auto next = successor_; // may be at its end in `start` already
+  next->start(std::move(socket_), std::move(early));
 }
 
 void connection::linger() {

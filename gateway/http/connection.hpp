@@ -2,12 +2,9 @@
 
 #include <utility> // before Asio: 1.74 forgets it under C++20
 
+#include "gateway/http/message_parser.hpp"
 #include "gateway/http/receive_buffer.hpp"
-#include "gateway/http/request_parser.hpp"
-#include "gateway/http/worker.hpp"
-
-#include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/ip/tcp.hpp>
+#include "gateway/http/successor.hpp"
 
 #include <array>
 
@@ -29,25 +26,37 @@ public:
   void set_body_limit(uint64_t turn, uint64_t bytes);
   void read_body(uint64_t turn, size_t max, body_reader::read_done done);
   void on_disconnect(uint64_t turn, std::function<void()> callback);
+  void upgrade(uint64_t turn, std::shared_ptr<successor> next);
   void set_route(uint64_t turn, std::string pattern);
   void post(std::function<void()> task);
 
   /// The answer to pull number `serial` of the body source.
   void deliver(uint64_t serial, result<std::optional<body_source::chunk>> piece);
 
+  // -- of a successor or a proxy -----------------------------------------------------------------
+
+  const std::shared_ptr<worker>& owner() const {
+    return worker_;
+  }
+
+  /// The client's address as text. On the server thread, before a successor has the socket.
+  std::string peer() const;
+
   // -- of the worker, on its thread --------------------------------------------------------------
 
   /// `self`: where the worker keeps this.
   void start(connection_list::iterator self);
+  void begin_stop();
   void close();
-  bool expired(steady_clock::time_point now) const;
+  bool expired(steady_clock::time_point now);
 
 private:
   enum class phase {
-    head,    ///< waits for a request
-    request, ///< a request runs, or its answer is being written
-    drain,   ///< takes what is left of a body that nobody wanted
-    linger,  ///< wrote all, waits for the client to have read it
+    head,     ///< waits for a request
+    request,  ///< a request runs, or its answer is being written
+    drain,    ///< takes what is left of a body that nobody wanted
+    linger,   ///< wrote all, waits for the client to have read it
+    upgraded, ///< a successor has the socket, or gets it once a read has been called off
     closed,
   };
 
@@ -102,11 +111,12 @@ private:
   void finish_answer();
   void end_request();
   void next_request();
+  void hand_over();
   void linger();
   void discard();
 
   std::shared_ptr<worker> worker_;
-  asio::basic_stream_socket<asio::ip::tcp, executor> socket_;
+  tcp_socket socket_;
   connection_list::iterator self_;
   phase phase_ = phase::head;
   steady_clock::time_point read_deadline_ = steady_clock::time_point::max();
@@ -122,6 +132,8 @@ private:
   request_state request_;
   std::optional<pending_read> body_read_;
   size_t drained_ = 0;
+
+  std::shared_ptr<successor> successor_;
 
   std::string out_; ///< head or chunk size that the next write begins with
   std::string body_;

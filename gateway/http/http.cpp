@@ -1,6 +1,7 @@
 #include "gateway/http/http.hpp"
 
 #include "gateway/http/connection.hpp"
+#include "gateway/http/field_values.hpp"
 
 #include <algorithm>
 
@@ -10,22 +11,6 @@ namespace {
 
 char lower(char c) {
   return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
-}
-
-std::string_view trim(std::string_view text) {
-  auto blank = [](char c) { return c == ' ' || c == '\t'; };
-  while (!text.empty() && blank(text.front()))
-    text.remove_prefix(1);
-  while (!text.empty() && blank(text.back()))
-    text.remove_suffix(1);
-  return text;
-}
-
-/// Takes the text up to `separator` off `rest`.
-std::string_view next_item(std::string_view& rest, char separator) {
-  auto item = rest.substr(0, rest.find(separator));
-  rest.remove_prefix(std::min(rest.size(), item.size() + 1));
-  return trim(item);
 }
 
 /// Whether the parameters of a media range say `q=0`: not acceptable.
@@ -126,6 +111,11 @@ void exchange::set_body_limit(uint64_t bytes) {
 void exchange::respond(response answer) {
   if (!answered_.exchange(true))
     connection_->respond(turn_, std::move(answer));
+}
+
+void exchange::upgrade(std::shared_ptr<successor> next) {
+  if (!answered_.exchange(true))
+    connection_->upgrade(turn_, std::move(next));
 }
 
 void exchange::on_disconnect(std::function<void()> callback) {

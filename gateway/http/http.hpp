@@ -20,6 +20,7 @@
 namespace troupe::gateway {
 
 class connection;
+class successor;
 
 /// Header fields in the order they came. Names compare without case.
 class header_list {
@@ -57,7 +58,12 @@ struct request_head {
   std::string path;                  ///< of `target`, still encoded
   std::vector<std::string> segments; ///< of `path`, see `split_path`
   query_params query;
+  std::string query_text; ///< of `target` as it came, with its `?`
+  /// Why `segments` are not decoded, or `query` is empty: a broken escape. The router refuses it,
+  /// but where the rest of the path goes on as it came.
+  std::optional<error> malformed;
   header_list headers;
+  bool http11 = true;
   bool keep_alive = true;
   std::string request_id; ///< the client's if it is sane, else fresh
   std::optional<uint64_t> content_length;
@@ -111,8 +117,8 @@ public:
   virtual void next(next_done done) = 0;
 };
 
-/// An answer. The server itself adds `Server`, `Date`, `X-Request-Id`, `Connection` and the fields
-/// that frame the body, and ignores them here.
+/// An answer. The server itself adds `X-Request-Id`, `Connection` and the fields that frame the
+/// body, and ignores them here; `Server` and `Date` it adds where they are missing.
 struct response {
   int status = 200;
   header_list headers;
@@ -146,6 +152,10 @@ public:
   /// Answers. Only the first call counts.
   void respond(response answer);
 
+  /// Leaves the client to `next` instead of an answer; for a request without a body. If the client
+  /// is gone already, `next` is dropped.
+  void upgrade(std::shared_ptr<successor> next);
+
   /// Calls `callback`, once, if the client goes away before the answer is complete; a client that
   /// sends nothing more (half-closed) counts as gone. Noticed once the body has been read. Must not
   /// keep the exchange alive: hold it weakly.
@@ -153,6 +163,11 @@ public:
 
   /// Runs `task` on this connection's server thread, never inside this call.
   void post(std::function<void()> task);
+
+  /// The client's connection, for the files of this folder.
+  const std::shared_ptr<connection>& link() const {
+    return connection_;
+  }
 
   /// What the router found. Only before a handler has the exchange.
   void set_route(std::string pattern, std::vector<std::pair<std::string, std::string>> params);

@@ -96,4 +96,14 @@ result<std::vector<std::string>> split_path(std::string_view path) {
   return parts;
 }
 
+std::vector<std::string> split_encoded_path(std::string_view path) {
+  std::vector<std::string> parts;
+  for (size_t begin = 1; begin <= path.size();) {
+    auto end = std::min(path.find('/', begin), path.size());
+    parts.emplace_back(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
 } // namespace troupe::gateway

@@ -38,4 +38,7 @@ private:
 /// the empty one. `%2F` stays inside its part. `invalid_request` for what `percent_decode` refuses.
 result<std::vector<std::string>> split_path(std::string_view path);
 
+/// The same parts as they are, for a path that cannot be decoded.
+std::vector<std::string> split_encoded_path(std::string_view path);
+
 } // namespace troupe::gateway

@@ -24,8 +24,12 @@ bool goes_before(const router::route& a, const router::route& b) {
     [](const segment& x, const segment& y) { return x.kind < y.kind; });
 }
 
+bool takes_rest(const std::vector<segment>& pattern) {
+  return !pattern.empty() && pattern.back().kind == segment::kind::rest;
+}
+
 bool fits(const std::vector<segment>& pattern, const std::vector<std::string>& path) {
-  bool rest = !pattern.empty() && pattern.back().kind == segment::kind::rest;
+  bool rest = takes_rest(pattern);
   auto fixed = pattern.size() - (rest ? 1 : 0);
   if (rest ? path.size() < fixed : path.size() != fixed)
     return false;
@@ -100,6 +104,9 @@ router::match router::find(std::string_view method, const request_head& head) co
 void router::operator()(std::shared_ptr<exchange> x) const {
   const auto& head = x->head();
   auto m = find(head.method, head);
+  bool as_it_came = m.found && takes_rest(m.found->segments);
+  if (head.malformed && !as_it_came)
+    return x->respond(error_response(*head.malformed, head.request_id));
   if (m.found) {
     x->set_route(m.found->pattern, std::move(m.params));
     return m.found->serve(std::move(x));

@@ -9,7 +9,7 @@ namespace troupe::gateway {
 /// A pattern is a path whose segments are literals or `{name}`, which takes any one segment but the
 /// empty one, decoded. A last segment `{name...}` takes what remains of the path, if anything, as
 /// it was sent: still encoded, without the leading `/`. Literals go before names, names before the
-/// rest.
+/// rest. Broken escapes are answered with 400 but in paths with such a rest.
 class router {
 public:
   struct segment {

@@ -59,6 +59,8 @@ bool worker::evict() {
 void worker::begin_stop() {
   stopping_ = true;
   close_all(waiting_);
+  for (const auto& c : connection_list(busy_))
+    c->begin_stop();
 }
 
 void worker::remove(connection_list& list, connection_list::iterator x) {

@@ -86,7 +86,7 @@ public:
   /// Closes the connection that has waited longest for a whole request; false if none waits.
   bool evict();
 
-  /// Closes waiting connections now and the others after their answer.
+  /// Closes waiting connections now and the others after their answer; asks successors to end.
   void begin_stop();
 
   bool stopping() const {

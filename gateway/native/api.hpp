@@ -136,6 +136,23 @@ private:
   void exec(call c);
   void exec_streamed(call c, exec_request request, bool base64);
 
+  // -- terminals.cpp
+  // ----------------------------------------------------------------------------------
+
+  void open_pty(call c);
+  void write_pty(call c);
+  void list_ptys(call c);
+  void resize_pty(call c);
+  void end_pty(call c);
+  void end_ptys(call c);
+  void attach_pty(call c);
+
+  // -- ports.cpp
+  // --------------------------------------------------------------------------------------
+
+  void get_port(call c);
+  void proxy(call c);
+
   // -- files.cpp
   // --------------------------------------------------------------------------------------
 
@@ -144,8 +161,19 @@ private:
   void delete_file(call c);
   void ls(call c);
   void mkdir(call c);
+  void extract(call c);
+  void apply_patch(call c);
   void get_workspace(call c);
   void put_workspace(call c);
+
+  // -- tools.cpp
+  // --------------------------------------------------------------------------------------
+
+  void tool(call c);
+  void exec_command(call c, const json& arguments);
+  void write_stdin(call c, const json& arguments);
+  void patch_tool(call c, const json& arguments);
+  void view_image(call c, const json& arguments);
 
   // -- events.cpp
   // -------------------------------------------------------------------------------------

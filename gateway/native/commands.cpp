@@ -1,5 +1,5 @@
 #include "gateway/native/api.hpp"
-#include "gateway/native/object_reader.hpp"
+#include "gateway/native/command_json.hpp"
 #include "messages/ids.hpp"
 #include "workspace/base64.hpp"
 
@@ -21,39 +21,11 @@ struct exec_body {
 result<exec_body> parse_exec(const json& body) {
   object_reader in{body};
   exec_body out;
-  auto& request = out.request;
-  if (auto* command = in.any("command"); command && command->is_string())
-    request.command = {command->get<std::string>()};
-  else
-    request.command = in.texts("command").value_or(std::vector<std::string>{});
-  if (request.command.empty())
-    in.fail("command", "text or a list of texts with at least one");
-  if (auto* shell = in.any("shell"); shell && shell->is_array()) {
-    request.shell_prefix = in.texts("shell").value_or(std::vector<std::string>{});
-    // The contract: an empty list is no shell.
-    request.shell = request.shell_prefix.empty() ? shell_mode::off : shell_mode::prefix;
-  } else if (shell && !shell->is_boolean()) {
-    in.fail("shell", "true, false or a list of texts");
-  } else if (!in.boolean("shell").value_or(true)) {
-    request.shell = shell_mode::off;
-  }
-  request.user = in.text("user");
-  request.cwd = in.text("cwd");
-  request.env = in.text_map("env").value_or(std::map<std::string, std::string>{});
-  request.stdin_data = in.text("stdin").value_or("");
-  request.timeout = in.seconds("timeout_s");
-  auto encoding = in.text("output_encoding").value_or("utf-8");
-  if (encoding != "utf-8" && encoding != "base64")
-    in.fail("output_encoding", "\"utf-8\" or \"base64\"");
-  out.base64 = encoding == "base64";
-  if (auto ok = in.finish(); !ok)
+  out.request = read_command(in);
+  out.request.stdin_data = in.text("stdin").value_or("");
+  out.base64 = read_base64(in);
+  if (auto ok = finish_command(in, out.request); !ok)
     return unexpected(std::move(ok.error()));
-  for (const auto& [name, value] : request.env)
-    if (name.empty() || name.find_first_of(std::string_view{"=\0", 2}) != std::string::npos)
-      return unexpected(
-        make_error(errc::invalid_request, op::exec, "`env` has a name that no environment can hold")
-          .with("field", "env")
-          .with("name", name));
   return out;
 }
 
@@ -246,12 +218,9 @@ void api::exec(call c) {
               c3.fail(x.error());
               return;
             }
-            auto text = [base64](const std::string& bytes) {
-              return base64 ? workspace::base64_encode(bytes) : to_utf8(bytes);
-            };
             c3.answer(200, {{"exit_code", x->exit_code},
-                            {"stdout", text(x->stdout_data)},
-                            {"stderr", text(x->stderr_data)},
+                            {"stdout", encode_output(x->stdout_data, base64)},
+                            {"stderr", encode_output(x->stderr_data, base64)},
                             {"wall_s", seconds_to_json(x->wall)},
                             {"truncated", x->stdout_truncated || x->stderr_truncated}});
           },

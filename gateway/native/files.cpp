@@ -12,6 +12,8 @@ constexpr int32_t chunk_size = 256 * 1024;
 
 constexpr uint64_t no_limit = ~uint64_t{0};
 
+constexpr uint64_t patch_body_limit = 32 * 1024 * 1024;
+
 /// What a session has open, sent piece by piece as the client takes it.
 class file_stream : public body_source {
 public:
@@ -331,6 +333,67 @@ void api::mkdir(call c) {
     }
     ask_session<void>(std::move(c2), std::move(request), [](const call& c3) { c3.answer_empty(); });
   });
+}
+
+void api::extract(call c) {
+  auto path = path_of(c);
+  if (!path) {
+    c.fail(path.error());
+    return;
+  }
+  extract_archive request{*path, std::nullopt};
+  if (auto scheme = c.query("compression_scheme"); !scheme.empty())
+    request.scheme = scheme;
+  c.http->set_body_limit(no_limit);
+  with_session(std::move(c), [this, request](call c2, session_actor session) {
+    bridge_.ask<file_handle>(
+      session,
+      [this, c2, session](result<file_handle> x) {
+        if (!x) {
+          c2.fail(x.error());
+          return;
+        }
+        auto job = std::make_shared<upload>(bridge_, c2, session, x->handle,
+                                            [](const std::shared_ptr<upload>& self) {
+                                              self->finish(commit_extract{self->handle()});
+                                            });
+        c2.http->post([job] { job->pump(); });
+      },
+      request);
+  });
+}
+
+void api::apply_patch(call c) {
+  with_body(
+    std::move(c),
+    [this](call c2, const json& body) {
+      object_reader in{body};
+      patch_workspace request;
+      request.text = in.text("patch").value_or("");
+      if (auto* operations = in.any("operations"))
+        request.operations = dump_json(*operations);
+      if (in.has("patch") == in.has("operations"))
+        in.fail("patch", "text, or else `operations` must be given");
+      request.user = in.text("user");
+      request.cwd = in.text("cwd").value_or("");
+      request.partial = in.boolean("partial").value_or(false);
+      if (auto ok = in.finish(); !ok) {
+        c2.fail(ok.error());
+        return;
+      }
+      ask_session<patch_answer>(
+        std::move(c2), std::move(request), [](const call& c3, const patch_answer& done) {
+          json files = json::array();
+          for (const auto& x : done.files) {
+            json file{{"path", to_utf8(x.path)}, {"change", x.change}};
+            if (x.moved_to)
+              file["moved_to"] = to_utf8(*x.moved_to);
+            files.push_back(std::move(file));
+          }
+          c3.answer(200, {{"result", done.text}, {"files", std::move(files)}});
+        });
+    },
+    patch_body_limit);
 }
 
 void api::get_workspace(call c) {

@@ -92,6 +92,28 @@ const std::map<std::string, json>& bodies() {
              {"timeout_s", number()},
              {"output_encoding", {{"enum", json::array({"utf-8", "base64"})}}}},
             {"command"})},
+    {"POST /v1/sessions/{id}/pty",
+     object({{"command", command()},
+             {"shell", {{"oneOf", json::array({boolean(), list_of(text())})}}},
+             {"user", text()},
+             {"cwd", text()},
+             {"env", text_map()},
+             {"tty", boolean()},
+             {"rows", integer()},
+             {"cols", integer()},
+             {"yield_time_ms", integer()},
+             {"max_output_tokens", integer()},
+             {"timeout_s", number()},
+             {"output_encoding", {{"enum", json::array({"utf-8", "base64"})}}}},
+            {"command"})},
+    {"POST /v1/sessions/{id}/pty/{pty_id}/stdin",
+     object({{"chars", text()},
+             {"yield_time_ms", integer()},
+             {"max_output_tokens", integer()},
+             {"output_encoding", {{"enum", json::array({"utf-8", "base64"})}}}},
+            {"chars"})},
+    {"POST /v1/sessions/{id}/pty/{pty_id}/resize",
+     object({{"rows", integer()}, {"cols", integer()}}, {"rows", "cols"})},
     {"POST /v1/sessions/{id}/mkdir",
      object({{"path", text()}, {"parents", boolean()}, {"user", text()}}, {"path"})},
   };
@@ -104,6 +126,7 @@ const std::map<std::string, std::vector<std::string>>& queries() {
     {"GET /v1/sessions", {"status", "label", "limit", "cursor"}},
     {"DELETE /v1/sessions/{id}", {"keep_snapshot"}},
     {"GET /v1/sessions/{id}/describe", {"depth"}},
+    {"GET /v1/sessions/{id}/pty/{pty_id}/attach", {"cursor"}},
     {"GET /v1/sessions/{id}/file", {"path", "user"}},
     {"PUT /v1/sessions/{id}/file", {"path", "user", "mode"}},
     {"DELETE /v1/sessions/{id}/file", {"path", "user", "recursive"}},
@@ -131,7 +154,14 @@ std::pair<std::string, json> success(const std::string& key) {
     return {"201", described("The session", json_content(reference("Session")))};
   if (ends_with("/pre_stop_hooks"))
     return {"201", described("The hook", json_content(object({{"hook_id", text()}})))};
-  if (key.starts_with("DELETE") || key.starts_with("PUT") || ends_with("/mkdir"))
+  if (key.starts_with("*"))
+    return {"2XX", json{{"description", "What the program inside answers"}}};
+  if (ends_with("/attach"))
+    return {"101", json{{"description", "A WebSocket: binary messages are the terminal's bytes"}}};
+  if (key == "POST /v1/sessions/{id}/pty" || ends_with("/stdin"))
+    return {"200", described("What it printed", json_content(reference("PtyUpdate")))};
+  if (key.starts_with("DELETE") || key.starts_with("PUT") || ends_with("/mkdir")
+      || ends_with("/resize"))
     return {"204", json{{"description", "Done"}}};
   if (ends_with("/file"))
     return {"200", described("The bytes", bytes_content("application/octet-stream"))};
@@ -196,6 +226,11 @@ json schemas() {
                            {"stderr", text()},
                            {"wall_s", number()},
                            {"truncated", boolean()}})},
+    {"PtyUpdate", object({{"process_id", nullable(integer())},
+                          {"output", text()},
+                          {"exit_code", nullable(integer())},
+                          {"original_token_count", nullable(integer())},
+                          {"wall_s", number()}})},
     {"Snapshot", object({{"id", text()},
                          {"session", text()},
                          {"created_at", text()},
@@ -207,6 +242,23 @@ json schemas() {
   };
 }
 
+/// The names between braces.
+std::vector<std::string> names_in(const std::string& path) {
+  std::vector<std::string> names;
+  for (auto open = path.find('{'); open != std::string::npos; open = path.find('{', open + 1))
+    names.push_back(path.substr(open + 1, path.find('}', open) - open - 1));
+  return names;
+}
+
+std::vector<std::string> methods_of(const described_route& r) {
+  if (r.method == "*")
+    return {"get", "put", "post", "delete", "options", "head", "patch", "trace"};
+  auto method = r.method;
+  std::transform(method.begin(), method.end(), method.begin(),
+                 [](char c) { return static_cast<char>(c + ('a' - 'A')); });
+  return {method};
+}
+
 } // namespace
 
 json openapi_document(const std::vector<described_route>& routes) {
@@ -215,9 +267,12 @@ json openapi_document(const std::vector<described_route>& routes) {
     auto key = r.method + " " + r.pattern;
     json operation{{"summary", r.summary}};
     json parameters = json::array();
-    if (r.pattern.find("{id}") != std::string::npos)
+    auto path = r.pattern;
+    if (auto dots = path.find("...}"); dots != std::string::npos)
+      path.erase(dots, 3);
+    for (const auto& name : names_in(path))
       parameters.push_back(
-        {{"name", "id"}, {"in", "path"}, {"required", true}, {"schema", text()}});
+        {{"name", name}, {"in", "path"}, {"required", true}, {"schema", text()}});
     if (auto i = queries().find(key); i != queries().end())
       for (const auto& name : i->second)
         parameters.push_back(
@@ -232,10 +287,8 @@ json openapi_document(const std::vector<described_route>& routes) {
     operation["responses"]
       = {{status, std::move(answer)},
          {"default", {{"description", "An error"}, {"content", json_content(reference("Error"))}}}};
-    auto method = r.method;
-    std::transform(method.begin(), method.end(), method.begin(),
-                   [](char c) { return static_cast<char>(c + ('a' - 'A')); });
-    paths[r.pattern][method] = std::move(operation);
+    for (const auto& method : methods_of(r))
+      paths[path][method] = operation;
   }
   return {{"openapi", "3.1.0"},
           {"info", {{"title", "Troupe"}, {"version", "1"}}},

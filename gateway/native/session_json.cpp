@@ -1,6 +1,7 @@
 #include "gateway/native/session_json.hpp"
 
 #include "gateway/native/object_reader.hpp"
+#include "workspace/archive_limits_json.hpp"
 #include "workspace/manifest_json.hpp"
 
 namespace troupe::gateway {
@@ -72,6 +73,12 @@ result<void> read_options(const json& value, session_spec& spec) {
         invalid("options.type", "unknown sandbox client options type `" + *type + "`"));
     spec.state.type = *kind;
   }
+  if (auto text = in.text("on_conflict")) {
+    auto policy = conflict_from_string(*text);
+    if (!policy)
+      in.fail("on_conflict", "\"snapshot_wins\", \"live_wins\" or \"fail\"");
+    spec.on_conflict = policy.value_or(spec.on_conflict);
+  }
   if (auto* ports = in.any("exposed_ports"))
     if (auto ok = read_ports(*ports, "options.exposed_ports", spec.state.exposed_ports); !ok)
       return ok;
@@ -126,6 +133,12 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
     read_concurrency(limits, "local_dir_files", spec.concurrency.local_dir_files);
     if (auto ok = limits.finish(); !ok)
       return unexpected(std::move(ok.error()));
+  }
+  if (auto* value = in.any("archive_limits"); value || in.has("archive_limits")) {
+    auto limits = workspace::parse_archive_limits(value ? *value : json(nullptr));
+    if (!limits)
+      return unexpected(std::move(limits.error()));
+    spec.archives = *limits;
   }
   if (auto* value = in.any("limits"))
     if (auto ok = read_limits(*value, spec.limits); !ok)

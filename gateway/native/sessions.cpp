@@ -166,7 +166,19 @@ void api::get(call c) {
 }
 
 void api::start(call c) {
-  ask_session<session_view>(std::move(c), start_session{}, answer_session);
+  with_body(std::move(c), [this](call c2, const json& body) {
+    object_reader in{body};
+    start_session request;
+    if (auto text = in.text("on_conflict")) {
+      request.on_conflict = conflict_from_string(*text);
+      if (!request.on_conflict)
+        in.fail("on_conflict", "\"snapshot_wins\", \"live_wins\" or \"fail\"");
+    }
+    if (auto ok = in.finish(); !ok)
+      c2.fail(ok.error());
+    else
+      ask_session<session_view>(std::move(c2), request, answer_session);
+  });
 }
 
 void api::stop(call c) {

@@ -5,6 +5,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -59,6 +60,20 @@ inline size_t count_entries(const char* directory) {
 inline std::vector<pid_t> pids_in(const std::string& text) {
   std::istringstream in{text};
   return {std::istream_iterator<pid_t>{in}, {}};
+}
+
+/// A program without a shell.
+inline exec_request plain(std::vector<std::string> command) {
+  exec_request out;
+  out.command = std::move(command);
+  out.shell = shell_mode::off;
+  return out;
+}
+
+/// Whether the process waits in write(2), to something that is full.
+inline bool blocks_in_write(pid_t pid) {
+  auto text = read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/syscall");
+  return text.substr(0, 6) == "1 0x1 ";
 }
 
 /// A name that no other process of these tests uses.

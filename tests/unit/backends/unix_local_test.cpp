@@ -20,24 +20,11 @@ struct bare_fixture : sandbox_fixture {
   bare_fixture() : sandbox_fixture(false) {}
 };
 
-exec_request plain(std::vector<std::string> command) {
-  exec_request out;
-  out.command = std::move(command);
-  out.shell = shell_mode::off;
-  return out;
-}
-
 boost::test_tools::assertion_result has_cgroups(boost::unit_test::test_unit_id) {
   cgroup_tree tree{unique_instance()};
   boost::test_tools::assertion_result out{tree.available()};
   out.message() << tree.reason();
   return out;
-}
-
-/// Whether the process waits in write(2), to a pipe that is full.
-bool blocks_in_write(pid_t pid) {
-  auto text = read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/syscall");
-  return text.substr(0, 6) == "1 0x1 ";
 }
 
 } // namespace

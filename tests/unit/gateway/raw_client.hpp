@@ -26,11 +26,8 @@ struct reply {
 /// A blocking client that sends any bytes, so that tests can be as wrong as they like.
 class raw_client {
 public:
-  explicit raw_client(uint16_t port, int receive_buffer = 0) {
-    fd_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    timeval patience{20, 0};
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  explicit raw_client(uint16_t port, int receive_buffer = 0)
+    : raw_client(troupe::unique_fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))) {
     if (receive_buffer > 0)
       ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
     sockaddr_in to{};
@@ -38,6 +35,13 @@ public:
     to.sin_port = htons(port);
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     BOOST_REQUIRE_EQUAL(::connect(fd_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  }
+
+  /// The other end of a connection that a `raw_listener` took.
+  explicit raw_client(troupe::unique_fd fd) : fd_(std::move(fd)) {
+    timeval patience{20, 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
   }
 
   /// False if the server cut the connection meanwhile.
@@ -86,6 +90,23 @@ public:
     return r;
   }
 
+  /// Everything up to `mark` and it; empty if the connection ended before.
+  std::string until(std::string_view mark) {
+    if (!fill_until(mark))
+      return {};
+    auto end = in_.find(mark) + mark.size();
+    auto text = in_.substr(0, end);
+    in_.erase(0, end);
+    return text;
+  }
+
+  /// The next `n` bytes, or fewer if the connection ended before.
+  std::string bytes(size_t n) {
+    std::string out;
+    take(n, out);
+    return out;
+  }
+
   /// Everything until the server closes.
   std::string rest() {
     while (fill()) {
@@ -104,6 +125,16 @@ public:
 
   void close() {
     fd_.reset();
+  }
+
+  /// Sends `piece` until nobody takes it any more, at most up to `most` bytes; the bytes sent.
+  size_t send_until_stuck(std::string_view piece, size_t most) {
+    timeval patience{0, 300'000};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    size_t sent = 0;
+    while (sent < most && send(piece))
+      sent += piece.size();
+    return sent;
   }
 
   /// Closes with a reset instead of a goodbye.
@@ -159,6 +190,38 @@ private:
   troupe::unique_fd fd_;
   std::string in_;
   bool timed_out_ = false;
+};
+
+/// Waits for connections, for tests that are a server.
+class raw_listener {
+public:
+  raw_listener() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    timeval patience{20, 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    BOOST_REQUIRE_EQUAL(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&at), size), 0);
+    BOOST_REQUIRE_EQUAL(::listen(fd_.get(), 16), 0);
+    ::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&at), &size);
+    port = ntohs(at.sin_port);
+  }
+
+  raw_client accept() {
+    troupe::unique_fd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    BOOST_REQUIRE(fd);
+    return raw_client(std::move(fd));
+  }
+
+  void close() {
+    fd_.reset();
+  }
+
+  uint16_t port = 0;
+
+private:
+  troupe::unique_fd fd_;
 };
 
 /// Carries one value from a server thread to the test.

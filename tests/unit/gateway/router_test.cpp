@@ -1,6 +1,6 @@
 #include "gateway/http/router.hpp"
-
-#include <boost/test/unit_test.hpp>
+#include "gateway/http/server.hpp"
+#include "raw_client.hpp"
 
 using namespace troupe::gateway;
 
@@ -77,6 +77,31 @@ BOOST_AUTO_TEST_CASE(a_known_path_tells_its_methods) {
 BOOST_AUTO_TEST_CASE(get_routes_serve_head) {
   BOOST_TEST(pattern("HEAD", "/v1/sessions/7") == "/v1/sessions/{id}");
   BOOST_TEST(pattern("HEAD", "/v1/sessions/7/exec") == "none; POST");
+}
+
+BOOST_AUTO_TEST_CASE(broken_escapes_are_refused_but_in_a_rest_that_goes_on_as_it_came) {
+  router routes;
+  routes.add("GET", "/a/{b}", [](auto x) { x->respond({}); });
+  routes.add("*", "/p/{rest...}", [](auto x) {
+    response answer;
+    answer.body = x->head().param("rest") + x->head().query_text;
+    x->respond(std::move(answer));
+  });
+  auto running = server::start({}, [&](auto x) { routes(x); }).value();
+  raw_client c(running->port());
+  auto get = [&](const std::string& target) {
+    c.get(target);
+    return c.receive();
+  };
+  for (auto target : {"/%zz", "/a/%zz", "/a%00", "/a/b?c=%4", "/a/b/%"}) {
+    auto answer = get(target);
+    BOOST_TEST(answer.status == 400, target);
+    BOOST_TEST(answer.body.starts_with(R"({"error":{"code":"invalid_request")"), target);
+  }
+  BOOST_TEST(get("/a/b?c").status == 200);
+  for (auto rest : {"%zz/%00?a=%u20ac", "a%2Fb/?", "?x=%", "//..//?a?b"})
+    BOOST_TEST(get(std::string("/p/") + rest).body == rest);
+  BOOST_TEST(get("http://h/p/a%?b=c").body == "a%?b=c");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

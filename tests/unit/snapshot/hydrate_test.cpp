@@ -152,8 +152,8 @@ BOOST_DATA_TEST_CASE_F(fixture, a_damaged_archive_is_refused_and_changes_nothing
                        damaged_archives) {
   write_text(root + "/live", "stays");
   auto context = refused(sample.members);
-  BOOST_TEST(text(context, "member") == "<tar>");
-  BOOST_TEST(text(context, "reason") == "invalid tar stream");
+  BOOST_TEST(!text(context.at("cause"), "reason").empty());
+  BOOST_TEST(!context.contains("reason"));
 }
 
 BOOST_FIXTURE_TEST_SUITE(hydrate_suite, fixture)
@@ -272,7 +272,7 @@ BOOST_AUTO_TEST_CASE(a_merge_does_not_go_through_links_of_the_workspace) {
 
 BOOST_AUTO_TEST_CASE(unpacked_bytes_are_limited) {
   archive_limits limits;
-  limits.max_bytes = 1000;
+  limits.max_extracted_bytes = 1000;
   BOOST_TEST(put(tar_file("a", std::string(1000, 'x')) + tar_end(), true, limits).has_value());
   auto context = refused(tar_file("b", std::string(600, 'x')) + tar_file("c", std::string(401, 'x'))
                            + tar_end(),
@@ -285,7 +285,7 @@ BOOST_AUTO_TEST_CASE(unpacked_bytes_are_limited) {
 
 BOOST_AUTO_TEST_CASE(holes_count_towards_the_limit) {
   archive_limits limits;
-  limits.max_bytes = 1 << 20;
+  limits.max_extracted_bytes = 1 << 20;
   auto map = std::string{"1\n0\n1\n"};
   map.resize(512);
   // One pax header has to hold all records.
@@ -329,7 +329,7 @@ BOOST_AUTO_TEST_CASE(headers_that_grow_without_end_are_refused) {
   auto header = tar_header("pax", 'x', {}, records.size()) + records;
   header.resize(1024);
   auto context = refused(header + tar_header("s", '0', {}, map.size()) + map + tar_end());
-  BOOST_TEST(text(context, "reason") == "invalid tar stream");
+  BOOST_TEST(context.contains("cause"));
 }
 
 BOOST_AUTO_TEST_CASE(directories_that_nobody_named_are_limited) {

@@ -9,13 +9,20 @@ namespace troupe::gateway {
 namespace http = boost::beast::http;
 using error_code = boost::beast::error_code;
 
-/// Beast's parser with a `request_head` and a vector as its outlets: no second copy of fields or
-/// body.
-class request_parser : public http::basic_parser<true> {
+/// Everything of an answer but its body, as a client sees it.
+struct response_head {
+  int status = 0;
+  header_list headers;
+};
+
+/// Beast's parser with a `request_head` or a `response_head` and a vector as its outlets: no second
+/// copy of fields or body.
+template <class Head>
+class message_parser : public http::basic_parser<std::is_same_v<Head, request_head>> {
 public:
   static constexpr size_t max_fields = 128;
 
-  request_parser(request_head& head, size_t header_limit) : head_(&head) {
+  message_parser(Head& head, size_t header_limit) : head_(&head) {
     this->header_limit(static_cast<uint32_t>(header_limit));
     // Ours is looked at as the body comes. Not `none`: Beast 1.74 then refuses every
     // Content-Length.
@@ -36,14 +43,14 @@ public:
     limit_ = limit;
     size_t used = 0;
     ec = {};
-    while (!ec && used < size && room_ > 0 && !is_done()) {
+    while (!ec && used < size && room_ > 0 && !this->is_done()) {
       // Beast 1.74 asserts that it has 5 bytes once it has seen the last chunk's size; that many
       // always follow the data of a chunk.
-      if (chunked() && chunk_left_ == 0 && size - used < 5) {
+      if (this->chunked() && chunk_left_ == 0 && size - used < 5) {
         ec = http::error::need_more;
         break;
       }
-      used += put(boost::asio::const_buffer(data + used, size - used), ec);
+      used += this->put(boost::asio::const_buffer(data + used, size - used), ec);
     }
     out_ = nullptr;
     return used;
@@ -51,15 +58,22 @@ public:
 
 private:
   using string_view = boost::beast::string_view;
+  static constexpr bool is_request = std::is_same_v<Head, request_head>;
 
   void on_request_impl(http::verb, string_view method, string_view target, int version,
                        error_code&) override {
-    head_->method.assign(method.data(), method.size());
-    head_->target.assign(target.data(), target.size());
+    if constexpr (is_request) {
+      head_->method.assign(method.data(), method.size());
+      head_->target.assign(target.data(), target.size());
+    }
     http11_ = version == 11;
   }
 
-  void on_response_impl(int, string_view, int, error_code&) override {}
+  void on_response_impl(int status, string_view, int version, error_code&) override {
+    if constexpr (!is_request)
+      head_->status = status;
+    http11_ = version == 11;
+  }
 
   void on_field_impl(http::field, string_view name, string_view value, error_code& ec) override {
     if (in_body_) // a trailer: nobody may add to the head once it was judged
@@ -103,7 +117,7 @@ private:
     return n;
   }
 
-  request_head* head_;
+  Head* head_;
   bool http11_ = true;
   bool in_body_ = false;
   body_reader::chunk* out_ = nullptr;
@@ -112,5 +126,8 @@ private:
   uint64_t chunk_total_ = 0;
   uint64_t chunk_left_ = 0; ///< of the chunk that is coming
 };
+
+using request_parser = message_parser<request_head>;
+using response_parser = message_parser<response_head>;
 
 } // namespace troupe::gateway

@@ -1,0 +1,135 @@
+#include "actors/session.hpp"
+
+#include "snapshot/extract.hpp"
+#include "workspace/apply_patch.hpp"
+
+#include <algorithm>
+
+// What changes many files of a session at once, patches and archives, and its ports.
+
+namespace troupe::actors {
+
+namespace {
+
+error cannot_act_as(op operation, const std::string& user) {
+  return make_error(errc::sandbox_config_invalid, operation,
+                    "unix_local works as the server's own user; it cannot act as another")
+    .with("user", user);
+}
+
+result<std::vector<workspace::patch_operation>> operations_of(const patch_workspace& x) {
+  if (x.operations.empty())
+    return workspace::parse_patch(x.text);
+  auto value = parse_json(x.operations);
+  if (!value)
+    return unexpected(std::move(value.error()));
+  return workspace::read_patch_operations(*value);
+}
+
+} // namespace
+
+co<result<patch_answer>> session_impl::patch(patch_workspace x) {
+  if (auto refused = admit())
+    co_return unexpected(std::move(*refused));
+  if (x.user && !x.user->empty())
+    co_return unexpected(cannot_act_as(op::apply_patch, *x.user));
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  ++in_flight_;
+  record_.live.last_used_at_ms = now_ms();
+  auto request = std::make_shared<patch_workspace>(std::move(x));
+  auto work = [request, root = root_, policy = policy_]() -> result<patch_answer> {
+    auto operations = operations_of(*request);
+    if (!operations)
+      return unexpected(std::move(operations.error()));
+    workspace::patch_options options;
+    options.cwd = request->cwd;
+    options.all_or_nothing = !request->partial;
+    // The reference's session works through operations; only its tool looks at all paths first.
+    bool is_session_call = !request->operations.empty();
+    options.paths_first = !is_session_call || !request->partial;
+    auto done = workspace::apply_patch(root->get(), policy, *operations, options);
+    if (!done)
+      return unexpected(std::move(done.error()));
+    patch_answer answer;
+    answer.text = is_session_call ? "Done!" : std::move(done->text);
+    for (auto& file : done->files)
+      answer.files.push_back(
+        {std::move(file.path), std::string{to_string(file.change)}, std::move(file.moved_to)});
+    return answer;
+  };
+  auto done = co_await offload<patch_answer>(self_, shared_.io, record_.spec.tenant, work);
+  --in_flight_;
+  co_return done;
+}
+
+co<result<file_handle>> session_impl::extract_open(extract_archive x) {
+  auto scheme = snapshot::archive_scheme_of(x.path, x.scheme);
+  if (!scheme)
+    co_return unexpected(std::move(scheme.error()));
+  auto path = policy_.resolve_local(x.path, true);
+  if (!path)
+    co_return unexpected(std::move(path.error()));
+  extract_target target{std::move(*path), *scheme};
+  co_return co_await import_open(std::move(target));
+}
+
+co<result<void>> session_impl::extract_commit(commit_extract x) {
+  auto archive = use<importing>(x.handle);
+  if (!archive)
+    co_return unexpected(std::move(archive.error()));
+  if (!archive->file->target)
+    co_return unexpected(make_error(errc::conflict, op::write, "this upload is a workspace"));
+  handles_.erase(x.handle);
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  ++in_flight_;
+  auto work = [file = archive->file, root = root_, limits = record_.spec.archives,
+               stop = stop_.get_token()]() -> result<void> {
+    const auto& path = file->target->path;
+    unique_fd grant;
+    if (path.grant >= 0) {
+      auto base = open_grant(path);
+      if (!base)
+        return unexpected(std::move(base.error()));
+      grant = std::move(*base);
+    }
+    snapshot::extract_request request;
+    request.archive_fd = file->fd.get();
+    request.root_fd = grant ? grant.get() : root->get();
+    request.path = path.relative;
+    request.shown = path.absolute;
+    request.scheme = file->target->scheme;
+    request.limits = limits;
+    return snapshot::extract(request, stop);
+  };
+  auto done = co_await offload<void>(self_, shared_.cpu, record_.spec.tenant, work);
+  --in_flight_;
+  record_.live.last_used_at_ms = now_ms();
+  co_return done;
+}
+
+co<result<port_endpoint>> session_impl::endpoint_of(resolve_port x) {
+  auto port = std::to_string(x.port);
+  auto event = begin(op::resolve_exposed_port, "{\"port\":" + port + "}");
+  const auto& exposed = record_.spec.state.exposed_ports;
+  result<port_endpoint> found = port_endpoint{"127.0.0.1", x.port, false, ""};
+  std::string data;
+  if (std::find(exposed.begin(), exposed.end(), x.port) == exposed.end()) {
+    auto e = make_error(errc::exposed_port_unavailable, op::resolve_exposed_port,
+                        "port " + port + " is not configured for host exposure")
+               .with("port", static_cast<int64_t>(x.port))
+               .with_json("exposed_ports", dump_json(json(exposed)))
+               .with("reason", "not_configured");
+    e.retryable = false;
+    found = unexpected(std::move(e));
+  } else {
+    data = "{\"server.address\":\"127.0.0.1\",\"server.port\":" + port + "}";
+  }
+  end(event, found ? std::nullopt : std::optional{found.error()}, found.has_value(), data);
+  co_return found;
+}
+
+} // namespace troupe::actors
