@@ -3,6 +3,8 @@
 #include "actors/manifest_supervisor.hpp"
 #include "messages/ids.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_security.hpp"
+#include "workspace/mount_targets.hpp"
 #include "workspace/tree.hpp"
 
 #include <sys/stat.h>
@@ -88,6 +90,8 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
       auto path = workspace::normalize_skip_path(x.path);
       if (!path)
         return to_caf(std::move(path.error()));
+      if (auto clear = workspace::check_skip_path(record_.spec.state.manifest, *path); !clear)
+        return to_caf(std::move(clear.error()));
       auto& skip = record_.live.persist_skip;
       if (std::find(skip.begin(), skip.end(), *path) == skip.end())
         skip.push_back(*path);
@@ -191,6 +195,8 @@ co<result<session_view>> session_impl::start(workspace_conflict policy) {
 co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   const auto& state = record_.spec.state;
   auto checked = workspace::check_manifest(state.manifest, false);
+  if (checked)
+    checked = check_mounts_of(state.manifest);
   if (!checked)
     co_return checked;
   // Before the backend makes a missing root: whether there is a workspace to keep.
@@ -245,6 +251,12 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   if (!applied)
     co_return unexpected(std::move(applied.error()));
   co_return result<void>{};
+}
+
+result<void> session_impl::check_mounts_of(const manifest& x) const {
+  workspace::mount_support support;
+  support.backend = record_.spec.state.type;
+  return workspace::check_mounts_supported(x, support);
 }
 
 co<result<bool>> session_impl::matches_snapshot() {
@@ -490,6 +502,8 @@ co<result<materialized_files>> session_impl::apply(apply_manifest request) {
       co_return unexpected(conflict("the root of a live session cannot change"));
     given.root = wanted->root;
     auto checked = workspace::check_manifest(given, false);
+    if (checked)
+      checked = check_mounts_of(given);
     if (!checked)
       co_return unexpected(std::move(checked.error()));
     // The session's own manifest gains the entries, so that a resume knows them.

@@ -108,6 +108,8 @@ private:
 
   /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
   co<result<void>> bring_up(workspace_conflict policy);
+  /// Whether the mounts of a manifest may be and can be attached here, before anything is made.
+  result<void> check_mounts_of(const manifest& x) const;
   co<result<bool>> matches_snapshot();
   co<result<void>> restore();
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,

@@ -3,6 +3,7 @@
 #include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_security.hpp"
 #include "workspace/tree.hpp"
 
 #include <algorithm>
@@ -321,6 +322,8 @@ result<void> supervisor_state::complete(session_spec& spec) const {
     state.workspace_root_owned = true;
   }
   if (auto valid = workspace::check_manifest(state.manifest, true); !valid)
+    return valid;
+  if (auto valid = workspace::check_mounts(state.manifest, state.type); !valid)
     return valid;
   if (auto policy
       = workspace::path_policy::make(state.manifest.root, state.manifest.extra_path_grants);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "messages/inspect.hpp"
+#include "messages/mount.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -59,6 +60,13 @@ struct entry {
   std::string repo;                   ///< git_repo
   std::string ref;                    ///< git_repo: a branch, a tag or a commit
   std::optional<std::string> subpath; ///< git_repo
+  /// A `dir` with a mount is the place that the mount goes over. At most one; a list, for the many
+  /// entries without one should stay small.
+  std::vector<mount_entry> mount;
+
+  bool is_mount() const {
+    return !mount.empty();
+  }
 };
 
 /// An entry under its key: a path relative to the workspace root (or to the parent entry), as
@@ -137,7 +145,7 @@ auto inspect(Inspector& f, entry& x) {
                         field("is_dir", x.is_dir), field("permissions", x.permissions),
                         field("content", x.content), field("children", x.children),
                         field("src", x.src), field("host", x.host), field("repo", x.repo),
-                        field("ref", x.ref), field("subpath", x.subpath));
+                        field("ref", x.ref), field("subpath", x.subpath), field("mount", x.mount));
 }
 
 template <class Inspector>

@@ -45,6 +45,8 @@ struct session_state {
   bool workspace_root_owned = false; ///< unix_local: we made the root and remove it on delete
   /// Paths of grants whose host path was taken out; they must be bound again before a resume.
   std::vector<std::string> redacted_host_path_grants;
+  /// Credentials of mounts were taken out; they must be bound again before a resume.
+  bool mount_authority_redacted = false;
 };
 
 /// How many things one application of a manifest does at once; nullopt: as many as there are.
@@ -137,7 +139,8 @@ auto inspect(Inspector& f, session_state& x) {
                         field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
                         field("workspace_root_ready", x.workspace_root_ready),
                         field("workspace_root_owned", x.workspace_root_owned),
-                        field("redacted_host_path_grants", x.redacted_host_path_grants));
+                        field("redacted_host_path_grants", x.redacted_host_path_grants),
+                        field("mount_authority_redacted", x.mount_authority_redacted));
 }
 
 template <class Inspector>

@@ -2,6 +2,8 @@
 
 #include "workspace/json_reader.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_json.hpp"
+#include "workspace/mount_targets.hpp"
 #include "workspace/path_policy.hpp"
 
 #include <climits>
@@ -70,6 +72,17 @@ void check_digit(json_reader& report, const location& at, int32_t digit) {
     report.fail(at, "value_error", "Input should be a permission digit from 0 to 7");
 }
 
+/// All that a mount says may become an argument of a program.
+void check_texts(json_reader& report, const location& at, const json& members) {
+  for (const auto& [key, value] : members.items()) {
+    check_text(report, {at, key}, key, false);
+    if (value.is_string())
+      check_text(report, {at, key}, value.get_ref<const std::string&>(), false);
+    else if (value.is_structured())
+      check_texts(report, {at, key}, value);
+  }
+}
+
 void check_entry(json_reader& report, const location& at, const entry& x) {
   location mode{at, "permissions"};
   check_digit(report, {mode, "owner"}, x.permissions.owner);
@@ -85,6 +98,11 @@ void check_entry(json_reader& report, const location& at, const entry& x) {
   check_text(report, {at, "repo"}, x.repo, true);
   check_text(report, {at, "ref"}, x.ref, true);
   check_text(report, {at, "subpath"}, x.subpath.value_or(""), false);
+  if (x.is_mount()) {
+    json members = json::object();
+    dump_mount(x.mount[0], members);
+    check_texts(report, at, members);
+  }
 }
 
 void check_entries(json_reader& report, const location& at,
@@ -131,6 +149,8 @@ result<void> check_manifest(const manifest& x, bool allow_accounts) {
     return unexpected(config_error("this backend does not support manifest users or groups"));
   if (auto ok = check_entry_paths(x); !ok)
     return ok;
+  if (auto targets = mount_targets(x); !targets)
+    return unexpected(std::move(targets.error()));
 
   json_reader report;
   location top;

@@ -4,6 +4,7 @@
 #include "workspace/environment_json.hpp"
 #include "workspace/json_reader.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_json.hpp"
 #include "workspace/path_policy.hpp"
 
 #include <algorithm>
@@ -35,18 +36,17 @@ constexpr std::array forbidden_keys = {
 
 struct parse_context {
   json_reader read;
-  std::optional<error> unsupported; ///< the first entry of a kind that this build lacks
+  std::optional<error> config_error; ///< of the first mount that cannot be
 };
 
 using read_entry_fields
   = void (*)(parse_context&, const json&, const location&, size_t depth, entry&);
 
-/// One kind of entry. Without a reader: known to the contract, not to this build.
 struct entry_type {
   std::string_view name;
-  entry_kind kind = entry_kind::file;
-  bool is_dir = false;
-  read_entry_fields read = nullptr;
+  entry_kind kind;
+  bool is_dir;
+  read_entry_fields read;
 };
 
 void read_file(parse_context&, const json&, const location&, size_t, entry&);
@@ -55,20 +55,13 @@ void read_local_file(parse_context&, const json&, const location&, size_t, entry
 void read_local_dir(parse_context&, const json&, const location&, size_t, entry&);
 void read_git_repo(parse_context&, const json&, const location&, size_t, entry&);
 
-/// In the order of `entry_kind`, then the mounts.
+/// In the order of `entry_kind`. Mounts have a table of their own.
 constexpr std::array entry_types = {
   entry_type{"file", entry_kind::file, false, read_file},
   entry_type{"dir", entry_kind::dir, true, read_dir},
   entry_type{"local_file", entry_kind::local_file, false, read_local_file},
   entry_type{"local_dir", entry_kind::local_dir, true, read_local_dir},
   entry_type{"git_repo", entry_kind::git_repo, true, read_git_repo},
-  entry_type{"azure_blob_mount"},
-  entry_type{"blaxel_drive_mount"},
-  entry_type{"box_mount"},
-  entry_type{"gcs_mount"},
-  entry_type{"r2_mount"},
-  entry_type{"s3_files_mount"},
-  entry_type{"s3_mount"},
 };
 
 std::string_view type_name(entry_kind kind) {
@@ -78,8 +71,9 @@ std::string_view type_name(entry_kind kind) {
 std::string unknown_type(std::string_view name) {
   std::vector<std::string_view> known;
   for (const auto& type : entry_types)
-    if (type.read)
-      known.push_back(type.name);
+    known.push_back(type.name);
+  for (const auto& type : mount_types())
+    known.push_back(type.name);
   std::sort(known.begin(), known.end());
   auto text = "Unknown artifact type `" + shortened(name) + "`. Registered types: ";
   for (size_t i = 0; i < known.size(); ++i)
@@ -157,22 +151,13 @@ entry read_entry(parse_context& context, const json& value, const location& at, 
   if (name == value.end() || !name->is_string())
     return fail("value_error", "Artifact entry mapping must include a string `type` field");
   const auto& wanted = name->get_ref<const std::string&>();
-  auto type = std::find_if(entry_types.begin(), entry_types.end(),
-                           [&](const entry_type& x) { return x.name == wanted; });
+  auto* mount = find_mount_type(wanted);
+  auto type = std::ranges::find(entry_types, mount ? "dir" : wanted, &entry_type::name);
   if (type == entry_types.end())
     return fail("value_error", unknown_type(wanted));
-  if (!type->read) {
-    if (!context.unsupported)
-      context.unsupported
-        = make_error(errc::mount_config_invalid, op::materialize,
-                     "entry `" + to_utf8(at.steps().back()) + "`: this build does not support `"
-                       + wanted + "` entries")
-            .with("entry", at.steps())
-            .with("type", wanted);
-    return out;
-  }
   out.kind = type->kind;
   out.is_dir = type->is_dir;
+  out.ephemeral = mount != nullptr;
   read.text(value, at, "description", out.description);
   read.boolean(value, at, "ephemeral", out.ephemeral);
   read.boolean(value, at, "is_dir", out.is_dir);
@@ -180,9 +165,14 @@ entry read_entry(parse_context& context, const json& value, const location& at, 
     out.group = read_entry_group(read, *x, {at, "group"});
   if (auto* x = read.member(value, at, "permissions", need::optional))
     out.permissions = read_permissions(read, *x, {at, "permissions"});
+  if (mount)
+    out.permissions = {}; // nobody enforces them on storage from elsewhere
   if (type->is_dir)
     out.permissions.directory = true;
-  type->read(context, value, at, depth, out);
+  if (mount)
+    out.mount.push_back(read_mount(read, value, at, *mount, context.config_error));
+  else
+    type->read(context, value, at, depth, out);
   return out;
 }
 
@@ -349,12 +339,16 @@ json dump_permissions(const permissions& x) {
 
 json dump_entry(const entry& x) {
   auto out = object_of(10);
-  out["type"] = type_name(x.kind);
+  out["type"] = x.is_mount() ? type_of(x.mount[0].kind).name : type_name(x.kind);
   out["description"] = or_null(x.description);
   out["ephemeral"] = x.ephemeral;
   out["group"] = dump_entry_group(x.group);
   out["is_dir"] = x.is_dir;
   out["permissions"] = dump_permissions(x.permissions);
+  if (x.is_mount()) {
+    dump_mount(x.mount[0], out);
+    return out;
+  }
   switch (x.kind) {
     case entry_kind::file:
       if (to_utf8(x.content) == x.content) {
@@ -449,8 +443,8 @@ result<manifest> parse_manifest(const json& value) {
   auto out = read_manifest(context, value);
   if (!context.read.ok())
     return unexpected(invalid_manifest(context.read.problems()));
-  if (context.unsupported)
-    return unexpected(std::move(*context.unsupported));
+  if (context.config_error)
+    return unexpected(std::move(*context.config_error));
   return out;
 }
 

@@ -11,8 +11,8 @@
 namespace troupe::workspace {
 
 /// Reads a manifest. Unknown fields are ignored, as the contract says. `invalid_manifest` with
-/// context `details`: a list of `{"loc": [...], "type", "msg"}`, at most a hundred; entries of a
-/// kind that this build lacks (mounts) are `mount_config_invalid`.
+/// context `details`: a list of `{"loc": [...], "type", "msg"}`, at most a hundred;
+/// `mount_config_invalid` for a mount that is well-formed and yet cannot be.
 ///
 /// The content of a `file` is its UTF-8 text. An extension of ours carries other bytes: `content`
 /// is
@@ -25,12 +25,13 @@ json dump_manifest(const manifest& x);
 /// SHA-256 of the canonical form (sorted keys, compact, non-ASCII escaped), lower-case hexadecimal.
 std::string manifest_digest(const manifest& x);
 
-/// Reads a session state. Any fault is `invalid_state` with one generic message that echoes
-/// nothing. A state without a `type` is of unix_local. Of a docker state only the common fields are
-/// kept.
+/// Reads a session state, without host paths and without credentials of mounts. Any fault is
+/// `invalid_state` with one generic message that echoes nothing. A state without a `type` is of
+/// unix_local. Of a docker state only the common fields are kept.
 result<session_state> parse_state(const json& value);
 
-/// Writes a session state; grants with a host path are taken out and named in the marker.
+/// Writes a session state; grants with a host path are taken out and named in the marker, and what
+/// gives access to mounted storage is taken out.
 json dump_state(const session_state& x);
 
 /// Reads `{"type", "id"?, ...}`; `need_id` for a snapshot, false for a spec (whose id stays empty).

@@ -1,5 +1,6 @@
 #include "workspace/manifest_plan.hpp"
 
+#include "workspace/mount_targets.hpp"
 #include "workspace/path_policy.hpp"
 
 #include <algorithm>
@@ -60,7 +61,8 @@ private:
   std::set<std::string, component_less> paths_;
 };
 
-/// Cuts the list into steps: an entry that touches one before it waits for those and runs alone.
+/// Cuts the list into steps: a mount, or an entry that touches one before it, waits for those and
+/// runs alone.
 std::vector<plan_step> make_steps(std::vector<planned_entry> entries) {
   std::vector<plan_step> steps;
   plan_step batch;
@@ -71,7 +73,7 @@ std::vector<plan_step> make_steps(std::vector<planned_entry> entries) {
     pending.clear();
   };
   for (auto& x : entries) {
-    const bool alone = pending.touches(x.destination);
+    const bool alone = x.entry->is_mount() || pending.touches(x.destination);
     if (alone)
       flush();
     else
@@ -89,10 +91,15 @@ std::string destination_of(const named_entry& x, std::string_view parent) {
   return join_path(parent, normalize_entry_path(x.path).value_or("."));
 }
 
+/// What is mounted is never the workspace's own, whatever the manifest says.
+bool is_ephemeral(const entry& x) {
+  return x.ephemeral || x.is_mount();
+}
+
 void collect_ephemeral(const std::vector<named_entry>& entries, std::string_view parent,
                        std::vector<planned_entry>& out) {
   for (const auto& x : entries) {
-    if (x.entry.ephemeral)
+    if (is_ephemeral(x.entry))
       out.push_back({destination_of(x, parent), &x.entry});
     else if (!x.entry.children.empty())
       collect_ephemeral(x.entry.children, destination_of(x, parent), out);
@@ -102,11 +109,11 @@ void collect_ephemeral(const std::vector<named_entry>& entries, std::string_view
 void collect_ephemeral_paths(const std::vector<named_entry>& entries, std::string_view parent,
                              std::vector<std::string>& out) {
   for (const auto& x : entries) {
-    if (!x.entry.ephemeral && x.entry.children.empty())
+    if (!is_ephemeral(x.entry) && x.entry.children.empty())
       continue;
     auto path = destination_of(x, parent);
     collect_ephemeral_paths(x.entry.children, path, out);
-    if (x.entry.ephemeral && path != ".")
+    if (is_ephemeral(x.entry) && path != ".")
       out.push_back(std::move(path));
   }
 }
@@ -137,6 +144,10 @@ std::vector<plan_step> plan_children(const entry& x, const std::string& destinat
 std::vector<std::string> ephemeral_paths(const manifest& x) {
   std::vector<std::string> out;
   collect_ephemeral_paths(x.entries, ".", out);
+  if (auto targets = mount_targets(x))
+    for (auto& target : *targets)
+      if (!target.inside.empty() && target.inside != ".")
+        out.push_back(std::move(target.inside));
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;

@@ -23,9 +23,9 @@ struct planned_entry {
 /// once.
 using plan_step = std::vector<planned_entry>;
 
-/// Checks every path of a manifest (all nesting levels), the root, permission digits, users and
-/// grants. Nothing may be done with a manifest before this said yes. `allow_accounts`: whether the
-/// backend makes users and groups.
+/// Checks every path of a manifest (all nesting levels), the root, permission digits, users, grants
+/// and where mounts go; who may use them is `check_mounts`. Nothing may be done with a manifest
+/// before this said yes. `allow_accounts`: whether the backend makes users and groups.
 ///
 /// `invalid_manifest_path` with reason `absolute`, `escape_root`, `nul`, `newline` or `too_long`;
 /// `sandbox_config_invalid` for the root, grants and what the backend does not do;
@@ -40,7 +40,8 @@ std::vector<plan_step> plan_manifest(const manifest& x, bool only_ephemeral);
 std::vector<plan_step> plan_children(const entry& x, const std::string& destination);
 
 /// Paths of ephemeral entries at any depth, relative to the root, sorted: left out of snapshots.
-/// Never the root itself, whose entry only sets its mode.
+/// Never the root itself, whose entry only sets its mode. A mount counts, with the path of its
+/// entry and the one that it goes to.
 std::vector<std::string> ephemeral_paths(const manifest& x);
 
 /// The manifest as a tree of names (`contract: describe`). `depth` nullopt: all of it; below 1:

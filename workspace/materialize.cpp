@@ -78,6 +78,10 @@ result<void> write_inline_files(int root_fd, const std::vector<inline_file>& fil
 }
 
 result<void> make_entry_directory(int root_fd, const std::string& destination, const entry& x) {
+  if (x.is_mount()) // an empty directory in its place would pass for the storage
+    return unexpected(make_error(errc::mount_config_invalid, op::materialize,
+                                 "mounts are not supported by this sandbox backend")
+                        .with("path", destination));
   unique_fd fd{open_or_make_beneath(root_fd, destination)};
   if (!fd)
     return unexpected(write_failure(-fd.get(), destination, destination));

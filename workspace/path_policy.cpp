@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <climits>
-#include <optional>
 
 namespace troupe::workspace {
 
@@ -46,19 +45,6 @@ bool starts_with_drive(std::string_view path) {
     ++i;
   return !path.empty() && path[0] != '/' && path[0] != '\\' && i + 1 < path.size() && path[i] == ':'
          && (path[i + 1] == '/' || path[i + 1] == '\\');
-}
-
-/// `path` below `base` without the slash between them, nullopt when it is not below. Both are
-/// normal.
-std::optional<std::string_view> below(std::string_view path, std::string_view base) {
-  if (!path.starts_with(base))
-    return std::nullopt;
-  auto rest = path.substr(base.size());
-  if (rest.empty())
-    return ".";
-  if (base.ends_with('/')) // "/" or "//"
-    return rest[0] == '/' ? std::nullopt : std::optional{rest};
-  return rest[0] == '/' ? std::optional{rest.substr(1)} : std::nullopt;
 }
 
 error path_error(std::string text, std::string_view path, std::string_view reason) {
@@ -122,6 +108,44 @@ std::string join_path(std::string_view parent, std::string_view child) {
   std::string out;
   out.reserve(parent.size() + 1 + child.size());
   return out.append(parent).append("/").append(child);
+}
+
+std::optional<std::string_view> path_below(std::string_view path, std::string_view base) {
+  if (!path.starts_with(base))
+    return std::nullopt;
+  auto rest = path.substr(base.size());
+  if (rest.empty())
+    return ".";
+  if (base.ends_with('/')) // "/" or "//"
+    return rest[0] == '/' ? std::nullopt : std::optional{rest};
+  return rest[0] == '/' ? std::optional{rest.substr(1)} : std::nullopt;
+}
+
+result<std::string> resolve_mount_path(std::string_view mount_path, const std::string& root) {
+  if (mount_path.find('\0') != std::string_view::npos)
+    return unexpected(nul_error(mount_path));
+  if (starts_with_drive(mount_path) || mount_path.starts_with("\\\\"))
+    return unexpected(absolute_error(mount_path));
+  auto path = clean_path(mount_path);
+  if (!path.starts_with('/'))
+    path = (root.ends_with('/') ? root : root + '/') + path;
+  if (path.find('\n') != std::string::npos)
+    return unexpected(path_error("manifest path must not contain a newline", path, "newline"));
+  if (path.size() >= PATH_MAX)
+    return unexpected(path_error("manifest path is too long", path, "too_long"));
+  auto normal = normalize_absolute(path);
+  auto inside = path_below(path, root);
+  if (!inside) // an absolute path may still lead back into the root
+    return path_below(normal, root) ? normal : path;
+  int depth = 0;
+  bool climbs = false;
+  for_each_component(*inside, [&](std::string_view part) {
+    depth += part == ".." ? -1 : 1;
+    climbs = climbs || depth < 0;
+  });
+  if (climbs)
+    return unexpected(escape_error(path));
+  return normal;
 }
 
 result<std::string> normalize_entry_path(std::string_view key) {
@@ -216,7 +240,7 @@ result<resolved_path> path_policy::resolve_posix(std::string_view path, bool for
   const bool relative = !path.starts_with('/');
   std::string joined = root_.ends_with('/') ? root_ : root_ + '/';
   auto absolute = normalize_absolute(relative ? joined.append(path) : path);
-  if (auto rest = below(absolute, root_)) {
+  if (auto rest = path_below(absolute, root_)) {
     std::string beneath{*rest};
     return resolved_path{std::move(absolute), root_, std::move(beneath), -1};
   }
@@ -227,7 +251,7 @@ result<resolved_path> path_policy::resolve_posix(std::string_view path, bool for
   std::ptrdiff_t longest = -1;
   for (size_t i = 0; i < grants_.size(); ++i) {
     const auto& grant = grants_[i].path;
-    auto rest = below(absolute, grant);
+    auto rest = path_below(absolute, grant);
     auto components = std::count(grant.begin(), grant.end(), '/');
     if (!rest || components <= longest)
       continue;

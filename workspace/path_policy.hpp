@@ -3,6 +3,7 @@
 #include "messages/error.hpp"
 #include "messages/manifest.hpp"
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +54,13 @@ std::string clean_path(std::string_view path);
 
 /// `child` below `parent`, both clean and relative; "." is neutral.
 std::string join_path(std::string_view parent, std::string_view child);
+
+/// `path` relative to `base`, "." for `base` itself, nullopt when it is not below. Both are normal.
+std::optional<std::string_view> path_below(std::string_view path, std::string_view base);
+
+/// Where a mount with this `mount_path` goes: below `root`, which is normal, unless it is absolute.
+/// Inside the root the result is normal. Errors as above, and reason `newline` or `too_long`.
+result<std::string> resolve_mount_path(std::string_view mount_path, const std::string& root);
 
 /// Normal form of an entry key: `\` becomes `/`, "." and repeated slashes vanish. Errors as above.
 result<std::string> normalize_entry_path(std::string_view key);

@@ -1,6 +1,9 @@
 #include "messages/ids.hpp"
 #include "workspace/json_reader.hpp"
 #include "workspace/manifest_json.hpp"
+#include "workspace/mount_json.hpp"
+#include "workspace/mount_security.hpp"
+#include "workspace/mount_targets.hpp"
 
 #include <algorithm>
 
@@ -111,6 +114,10 @@ std::optional<session_state> read_state(const json& value) {
     return std::nullopt;
   out.snapshot = std::move(*parsed_snapshot);
   out.manifest = std::move(*parsed_manifest);
+  // Not yet redacted: what this project does not know may have been a credential.
+  if (has_mounts(out.manifest))
+    out.mount_authority_redacted = mounts_have_unknown_members(
+      manifest->at("entries"), dump_manifest(out.manifest)["entries"]);
 
   if (auto* ports = read.member(value, top, "exposed_ports", json_reader::need::optional))
     read_ports(read, *ports, top, out.exposed_ports);
@@ -128,9 +135,10 @@ std::optional<session_state> read_state(const json& value) {
         out.redacted_host_path_grants.push_back(path.get<std::string>());
   take_out_host_grants(out.manifest, out.redacted_host_path_grants);
   sort_unique(out.redacted_host_path_grants);
-  // Mounts whose credentials were taken out cannot be bound again here.
-  if (auto marker = value.find(mounts_marker); marker != value.end() && *marker == true)
-    return std::nullopt;
+  auto marker = value.find(mounts_marker);
+  const bool marked = marker != value.end() && *marker == true;
+  out.mount_authority_redacted
+    = redact_mounts(out.manifest) || marked || out.mount_authority_redacted;
   return read.ok() ? std::optional{std::move(out)} : std::nullopt;
 }
 
@@ -153,6 +161,7 @@ json dump_state(const session_state& x) {
   auto redacted = x.redacted_host_path_grants;
   take_out_host_grants(stored, redacted);
   sort_unique(redacted);
+  const bool mounts_redacted = redact_mounts(stored) || x.mount_authority_redacted;
 
   auto out = json::object();
   out["type"] = to_string(x.type);
@@ -167,6 +176,8 @@ json dump_state(const session_state& x) {
     out["workspace_root_owned"] = x.workspace_root_owned;
   if (!redacted.empty())
     out[grants_marker] = redacted;
+  if (mounts_redacted)
+    out[mounts_marker] = true;
   return out;
 }
 

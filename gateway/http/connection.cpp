@@ -152,8 +152,8 @@ connection::connection(std::shared_ptr<worker> owner, unique_fd socket)
 
 std::string connection::peer() const {
   error_code ec;
-  auto address = socket_.remote_endpoint(ec).address().to_string(ec);
-  return ec ? "unknown" : address;
+  auto endpoint = socket_.remote_endpoint(ec);
+  return ec ? "unknown" : endpoint.address().to_string();
 }
 
 template <class F>
@@ -220,7 +220,7 @@ void connection::upgrade(uint64_t turn, std::shared_ptr<successor> next) {
   run([self = shared_from_this(), turn, next = std::move(next)]() mutable {
     if (self->request_.turn != turn || self->request_.status != 0)
       return;
-    if (self->peer_done_)
+    if (self->peer_done_ || self->worker_->stopping())
       return self->close();
     if (!self->parser_->is_done())
       return self->refuse(400, malformed("a request to upgrade has no body"));

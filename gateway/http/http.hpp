@@ -153,7 +153,7 @@ public:
   void respond(response answer);
 
   /// Leaves the client to `next` instead of an answer; for a request without a body. If the client
-  /// is gone already, `next` is dropped.
+  /// is gone already, or the server stops, `next` is dropped.
   void upgrade(std::shared_ptr<successor> next);
 
   /// Calls `callback`, once, if the client goes away before the answer is complete; a client that

@@ -168,6 +168,10 @@ result<session_spec> parse_resume_request(const json& body) {
     return unexpected(make_error(errc::invalid_state, op::resume,
                                  "the state's host path grants must be bound again by trusted code")
                         .with("paths", state->redacted_host_path_grants));
+  if (state->mount_authority_redacted)
+    return unexpected(make_error(errc::invalid_state, op::resume,
+                                 "the credentials of the state's mounts must be bound again by "
+                                 "trusted code"));
   spec.state = std::move(*state);
   spec.id = spec.state.session_id;
   spec.resumed = true;

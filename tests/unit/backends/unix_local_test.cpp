@@ -156,7 +156,7 @@ BOOST_AUTO_TEST_CASE(a_streamed_command_without_credit_waits) {
     auto pids = pids_in(read_kernel_file(AT_FDCWD, in_root("pid")));
     return !pids.empty() && blocks_in_write(pids.front());
   }));
-  BOOST_TEST(said.size() == credit);
+  BOOST_TEST(eventually([&] { return said.size() == credit; }));
   for (auto granted = credit; granted < total; granted += 100'000) {
     box->grant(command.id, 100'000);
     auto expected = std::min(total, granted + 100'000);

@@ -173,7 +173,8 @@ BOOST_DATA_TEST_CASE(
     {R"({"mount_credential_exposure_policy": 1})", "type_error mount_credential_exposure_policy"},
     {R"({"_inContainerMountCredentialExposureAllowedPaths": []})",
      "type_error _inContainerMountCredentialExposureAllowedPaths"},
-    {R"({"entries": {"m": {"type": "s3_mount", "bucket": "b"}}})", "mount_config_invalid"},
+    {R"({"entries": {"m": {"type": "s3_mount", "bucket": "b"}}})",
+     "missing entries.m.mount_strategy"},
   })) {
   BOOST_TEST(details(parse(sample.text)) == sample.expected);
 }
@@ -183,10 +184,12 @@ BOOST_AUTO_TEST_CASE(the_message_names_the_first_fault) {
   BOOST_TEST(x.error().message == "manifest is not valid: entries.a.content: Field required");
 }
 
-BOOST_AUTO_TEST_CASE(an_unsupported_mount_is_named) {
-  auto x = parse(R"({"entries": {"data/lake": {"type": "gcs_mount"}}})");
+BOOST_AUTO_TEST_CASE(an_unknown_type_is_told_the_known_ones) {
+  auto x = parse(R"({"entries": {"m": {"type": "nfs_mount"}}})");
   BOOST_TEST(x.error().message
-             == "entry `data/lake`: this build does not support `gcs_mount` entries");
+             == "manifest is not valid: entries.m: Unknown artifact type `nfs_mount`. Registered "
+                "types: azure_blob_mount, box_mount, dir, file, gcs_mount, git_repo, local_dir, "
+                "local_file, r2_mount, s3_files_mount, s3_mount");
 }
 
 BOOST_AUTO_TEST_CASE(entry_paths_are_no_business_of_parsing) {

@@ -156,9 +156,13 @@ BOOST_AUTO_TEST_CASE(a_marker_that_is_no_list_is_ignored) {
   BOOST_TEST(x.value().redacted_host_path_grants.empty());
 }
 
-BOOST_AUTO_TEST_CASE(redacted_mounts_cannot_be_resumed) {
-  BOOST_TEST(!parse_state(with("__openai_agents_redacted_mount_authority", "true")));
-  BOOST_TEST(parse_state(with("__openai_agents_redacted_mount_authority", "false")).has_value());
+BOOST_AUTO_TEST_CASE(a_state_remembers_that_credentials_of_mounts_were_taken_out) {
+  auto marked = parse_state(with("__openai_agents_redacted_mount_authority", "true")).value();
+  BOOST_TEST(marked.mount_authority_redacted);
+  BOOST_TEST(dump_state(marked).at("__openai_agents_redacted_mount_authority") == true);
+  auto other = parse_state(with("__openai_agents_redacted_mount_authority", "false")).value();
+  BOOST_TEST(!other.mount_authority_redacted);
+  BOOST_TEST(!dump_state(other).contains("__openai_agents_redacted_mount_authority"));
 }
 
 BOOST_AUTO_TEST_CASE(a_spec_is_a_snapshot_without_an_id) {
