@@ -14,6 +14,9 @@
 #include "workspace/manifest_check.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_json.hpp"
+#include "workspace/mount_security.hpp"
+#include "workspace/mount_targets.hpp"
 #include "workspace/patch_diff.hpp"
 #include "workspace/path_policy.hpp"
 #include "workspace/token_truncation.hpp"
@@ -138,12 +141,20 @@ answer on_manifest(const json& x) {
     environment[value.name] = value.value;
   json paths = json::array();
   add_paths(parsed->entries, ".", paths);
-  auto checked = check_manifest(*parsed, true);
+  auto targets = mount_targets(*parsed);
+  if (!targets)
+    return unexpected(targets.error());
+  json mounts = json::array();
+  for (const auto& target : *targets)
+    mounts.push_back(json::array({type_of(target.mount->kind).name, target.path}));
+  auto checked = check_manifest(*parsed, true).and_then([&] {
+    return check_mounts(*parsed, backend_kind::unix_local);
+  });
   return json{{"dump", dump_manifest(*parsed)},
               {"paths", paths},
               {"persistence_skip_paths", ephemeral_paths(*parsed)},
               {"environment", environment},
-              {"mount_targets", json::array()},
+              {"mount_targets", mounts},
               {"create", checked ? json("accepted") : error_to_json(checked.error())}};
 }
 
@@ -252,6 +263,8 @@ result<std::vector<std::string>> skip_paths(const json& x, const manifest& of) {
     auto normal = normalize_skip_path(path);
     if (!normal)
       return unexpected(normal.error());
+    if (auto clear = check_skip_path(of, *normal); !clear)
+      return unexpected(clear.error());
     skip.push_back(*normal);
   }
   return skip;

@@ -2,6 +2,8 @@
 #include "tests/fuzz/support.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/manifest_plan.hpp"
+#include "workspace/mount_security.hpp"
+#include "workspace/mount_targets.hpp"
 
 using namespace troupe;
 using namespace troupe::workspace;
@@ -19,10 +21,12 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                 "a manifest that was read can be written and read again");
   (void) manifest_digest(*parsed);
   (void) describe(*parsed, std::nullopt);
+  (void) mount_targets(*parsed);
   if (check_manifest(*parsed, true)) {
     (void) plan_manifest(*parsed, false);
     (void) plan_manifest(*parsed, true);
     (void) ephemeral_paths(*parsed);
+    (void) check_mounts(*parsed, backend_kind::unix_local);
   }
   return 0;
 }

@@ -341,12 +341,14 @@ BOOST_AUTO_TEST_CASE(a_silent_client_is_pinged_and_one_that_answers_stays) {
   auto a = opened.take();
   client alive(running->port());
   auto b = opened.take();
-  std::thread reader([&] { BOOST_TEST(alive.receive() == "Tend"); });
+  std::string got;
+  std::thread reader([&] { got = alive.receive(); });
   mailbox<received> still;
   b->receive([&](received x) { still.put(std::move(x)); });
   BOOST_TEST((receive(a).error().code == errc::cancelled)); // its time is up
   BOOST_TEST(send(b, kind::text, "end").has_value());
   reader.join();
+  BOOST_TEST(got == "Tend");
   BOOST_TEST(running->connections() == 1u);
   b->close(1000);
   BOOST_TEST((still.take().error().code == errc::cancelled));
