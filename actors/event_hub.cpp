@@ -1,6 +1,7 @@
 #include "actors/event_hub.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace troupe::actors {
 
@@ -24,16 +25,42 @@ event_hub_state::event_hub_state(self_ptr<handle_type> self, services& shared)
 event_hub_state::handle_type::behavior_type event_hub_state::make_behavior() {
   return {
     [this](publish_event& x) { return on_publish(x); },
+    [this](deliver_event& x) { return on_deliver(x); },
+    [this](const flush_events&) { return on_flush(); },
     [this](poll_events& x) { return on_poll(x); },
     [](action& work) { work(); },
   };
 }
 
 caf::result<void> event_hub_state::on_publish(publish_event& x) {
-  auto& published = x.event;
+  if (auto for_sinks = accept(x.event))
+    shared_.sinks->publish(std::move(for_sinks));
+  return caf::unit;
+}
+
+caf::result<void> event_hub_state::on_deliver(deliver_event& x) {
+  auto for_sinks = accept(x.event);
+  if (!for_sinks)
+    return caf::unit;
+  reply_to<void> reply{self_};
+  auto id = next_delivery_++;
+  deliveries_.emplace(id, reply);
+  // A promise may not leave for another thread, so it waits here.
+  actor_inbox inbox{self_};
+  shared_.sinks->publish(std::move(for_sinks), [this, inbox, id](result<void> outcome) {
+    inbox.post([this, id, outcome = std::move(outcome)] {
+      deliveries_.extract(id).mapped().finish(outcome);
+    });
+  });
+  return reply;
+}
+
+event_ptr event_hub_state::accept(event& published) {
   last_id_ = std::max(last_id_ + 1, static_cast<uint64_t>(published.ts_us));
   published.id = last_id_;
   shared_.metrics.events_published.fetch_add(1, std::memory_order_relaxed);
+  auto for_sinks = shared_.sinks ? std::make_shared<const event>(published) : nullptr;
+  published.output.reset();
   if (unwritten_.size() < unwritten_limit)
     unwritten_.push_back(published);
   else
@@ -50,7 +77,14 @@ caf::result<void> event_hub_state::on_publish(publish_event& x) {
     i = next;
   }
   schedule_tick();
-  return caf::unit;
+  return for_sinks;
+}
+
+caf::result<void> event_hub_state::on_flush() {
+  reply_to<void> reply{self_};
+  flushes_.push_back(reply);
+  flush();
+  return reply;
 }
 
 caf::result<event_page> event_hub_state::on_poll(poll_events& x) {
@@ -125,8 +159,13 @@ void event_hub_state::read_journal(const poll_events& request, reply_to<event_pa
 }
 
 void event_hub_state::flush() {
-  if (writing_ || unwritten_.empty())
+  if (writing_)
     return;
+  if (unwritten_.empty()) {
+    for (const auto& waiting : std::exchange(flushes_, {}))
+      waiting.finish({});
+    return;
+  }
   writing_ = true;
   append_events batch{std::move(unwritten_)};
   unwritten_.clear();
@@ -137,6 +176,8 @@ void event_hub_state::flush() {
       writing_ = false;
       if (!x)
         shared_.metrics.events_dropped.fetch_add(count, std::memory_order_relaxed);
+      if (!flushes_.empty())
+        flush();
       schedule_tick();
     },
     std::move(batch));

@@ -2,11 +2,13 @@
 
 #include "actors/node.hpp"
 #include "actors/registry_db.hpp"
+#include "actors/sinks/append.hpp"
 #include "messages/interfaces.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/tree.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 #include <thread>
@@ -14,6 +16,9 @@
 namespace troupe::actors {
 
 namespace {
+
+/// What sinks get to take the last events, however late it is.
+constexpr std::chrono::milliseconds shortest_flush{1000};
 
 unsigned cores() {
   return std::max(1u, std::thread::hardware_concurrency());
@@ -81,6 +86,8 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
                                    .nice = 10});
   host->services_ = std::unique_ptr<services>{new services{
     std::move(config), *host->runtime_, *host->io_, *host->cpu_, *host->repository_, {}, {}}};
+  if (auto made = host->make_sinks(); !made)
+    return unexpected(std::move(made.error()));
   host->caf_config_ = std::make_unique<system_config>();
   host->system_ = std::make_unique<caf::actor_system>(*host->caf_config_);
   auto node = host->system_->spawn<state_actor<node_state>>(
@@ -91,8 +98,45 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   return host;
 }
 
+result<void> node_host::make_sinks() {
+  const auto& config = services_->config;
+  if (config.event_sinks.empty())
+    return {};
+  sink_set::host host;
+  host.run
+    = [this](std::function<void()> job) { return io_->try_submit("event sinks", std::move(job)); };
+  host.append = [this](const std::string& session_id, const std::string& path,
+                       std::string_view text) -> result<bool> {
+    auto root = services_->directory.root_of(session_id);
+    if (!root)
+      return false;
+    if (auto done = append_beneath(root->get(), path, text); !done)
+      return unexpected(std::move(done.error()));
+    return true;
+  };
+  host.log = [](const error& x) { std::fprintf(stderr, "troupe: %s\n", x.message.c_str()); };
+  auto made = sink_set::make(config.event_sinks, config.event_policies, std::move(host));
+  if (!made)
+    return unexpected(std::move(made.error()));
+  services_->sinks = std::move(*made);
+  return {};
+}
+
+void node_host::flush_events(std::chrono::milliseconds at_most) {
+  auto until = std::chrono::steady_clock::now() + at_most;
+  if (auto hub = services_->directory.events())
+    (void) ask<void>(hub, troupe::flush_events{});
+  if (services_->sinks)
+    services_->sinks->flush(
+      std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now()));
+}
+
 result<shutdown_report> node_host::shutdown(std::chrono::milliseconds deadline) {
-  return ask<shutdown_report>(node_, shutdown_node{deadline.count()});
+  auto until = std::chrono::steady_clock::now() + deadline;
+  auto report = ask<shutdown_report>(node_, shutdown_node{deadline.count()});
+  flush_events(std::max(shortest_flush, std::chrono::ceil<std::chrono::milliseconds>(
+                                          until - std::chrono::steady_clock::now())));
+  return report;
 }
 
 local_supervisor_actor node_host::supervisor_of(const std::string& session_id) const {
@@ -102,6 +146,9 @@ local_supervisor_actor node_host::supervisor_of(const std::string& session_id) c
 node_host::~node_host() {
   if (!system_)
     return;
+  flush_events(shortest_flush);
+  if (services_->sinks)
+    services_->sinks->close();
   // Pool jobs first: what they still have to say goes to actors that are there to hear it.
   io_->stop();
   cpu_->stop();

@@ -32,7 +32,8 @@ public:
   node_host(const node_host&) = delete;
   node_host& operator=(const node_host&) = delete;
 
-  /// Stops every running session into its snapshot, within `deadline`.
+  /// Stops every running session into its snapshot, within `deadline`; event sinks get at least
+  /// another second.
   result<shutdown_report> shutdown(std::chrono::milliseconds deadline);
 
   services& shared() {
@@ -62,6 +63,10 @@ public:
 
 private:
   node_host() = default;
+
+  result<void> make_sinks();
+  /// Brings what was published to the journal and the sinks.
+  void flush_events(std::chrono::milliseconds at_most);
 
   std::unique_ptr<backends::runtime> runtime_;
   std::unique_ptr<snapshot::repository> repository_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "actors/local_messages.hpp"
+#include "actors/sinks/sink_set.hpp"
 #include "backends/runtime.hpp"
 #include "backends/thread_pool.hpp"
 #include "snapshot/repository.hpp"
@@ -45,6 +46,9 @@ struct node_config {
   int64_t restart_window_ms = 60'000;
   /// Before the first restart; doubled for each further one in the window.
   int64_t restart_backoff_ms = 100;
+  /// Who gets events besides the journal, and what of them.
+  std::vector<sink_config> event_sinks;
+  actors::event_policies event_policies;
 };
 
 /// The current handles of the actors that a restart may replace.
@@ -105,6 +109,7 @@ public:
     snapshots_ = local_snapshot_store_actor{};
     supervisors_.clear();
     sessions_.clear();
+    roots_.clear();
   }
 
   // -- written by a session's supervisor
@@ -117,6 +122,7 @@ public:
   void erase(const std::string& session_id) {
     std::lock_guard lock{mutex_};
     sessions_.erase(session_id);
+    roots_.erase(session_id);
   }
   session_actors find(const std::string& session_id) const {
     std::lock_guard lock{mutex_};
@@ -132,6 +138,24 @@ public:
     return all;
   }
 
+  // -- written by a session
+  // ----------------------------------------------------------------------------
+
+  /// The root of a running session's workspace, for what the node writes into it; null: it is not
+  /// running.
+  void set_root(const std::string& session_id, shared_fd root) {
+    std::lock_guard lock{mutex_};
+    if (root)
+      roots_[session_id] = std::move(root);
+    else
+      roots_.erase(session_id);
+  }
+  shared_fd root_of(const std::string& session_id) const {
+    std::lock_guard lock{mutex_};
+    auto i = roots_.find(session_id);
+    return i == roots_.end() ? nullptr : i->second;
+  }
+
 private:
   mutable std::mutex mutex_;
   registry_actor registry_;
@@ -139,6 +163,7 @@ private:
   local_snapshot_store_actor snapshots_;
   std::vector<local_supervisor_actor> supervisors_;
   std::unordered_map<std::string, session_actors> sessions_;
+  std::unordered_map<std::string, shared_fd> roots_;
 };
 
 /// Counters for /metrics.
@@ -163,6 +188,7 @@ struct services {
   snapshot::repository& snapshots;
   actors::directory directory;
   actors::metrics metrics;
+  std::unique_ptr<sink_set> sinks = nullptr; ///< null: none are configured
 };
 
 /// Milliseconds since the epoch, UTC.

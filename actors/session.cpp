@@ -1,6 +1,7 @@
 #include "actors/session.hpp"
 
 #include "actors/manifest_supervisor.hpp"
+#include "backends/unix_local/argv.hpp"
 #include "messages/ids.hpp"
 #include "workspace/manifest_plan.hpp"
 #include "workspace/mount_security.hpp"
@@ -10,6 +11,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace troupe::actors {
 
@@ -31,6 +33,15 @@ error wrap_stop_error(error cause, const std::string& root) {
 
 error conflict(const char* message) {
   return make_error(errc::conflict, op::request, message);
+}
+
+/// Where a command of a session with this manifest finds its programs.
+std::string search_path(const manifest& x, const std::vector<std::string>& env_allowlist) {
+  for (const auto& variable : x.environment)
+    if (variable.name == "PATH")
+      return variable.value;
+  const char* host = std::getenv("PATH"); // NOLINT(concurrency-mt-unsafe): nobody sets variables
+  return host && backends::is_allowed("PATH", env_allowlist) ? host : backends::default_path;
 }
 
 result<bool> directory_exists(const std::string& path) {
@@ -72,11 +83,7 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](const stop_session&) { return respond(self_, scope_, stop()); },
     [this](const shutdown_session&) { return respond(self_, scope_, shutdown()); },
     [this](const close_session&) { return respond(self_, scope_, close()); },
-    [this](const session_running&) -> caf::result<bool> {
-      auto x = begin(op::running);
-      end(x, std::nullopt, true, up_ ? R"({"alive":true})" : R"({"alive":false})");
-      return up_;
-    },
+    [this](const session_running&) { return respond(self_, scope_, running()); },
     [this](const describe_session& x) {
       return answer(workspace::describe(record_.spec.state.manifest, x.depth));
     },
@@ -124,7 +131,7 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](file_write_chunk& x) { return respond(self_, scope_, write_chunk(std::move(x))); },
     [this](const file_commit& x) { return respond(self_, scope_, commit(x)); },
     [this](const file_close& x) -> caf::result<void> {
-      handles_.erase(x.handle);
+      abandon([&](const auto& y) { return y.first == x.handle; });
       return caf::unit;
     },
     [this](list_files& x) { return respond(self_, scope_, list(std::move(x))); },
@@ -167,7 +174,9 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
 
 co<result<session_view>> session_impl::start(workspace_conflict policy) {
   auto turn = co_await lifecycle_.acquire();
-  auto event = begin(op::start);
+  auto event = co_await begin(op::start);
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   auto& live = record_.live;
   live.status = session_status::starting;
   auto done = co_await bring_up(policy);
@@ -186,7 +195,7 @@ co<result<session_view>> session_impl::start(workspace_conflict policy) {
   auto saved = co_await save();
   if (done && !saved)
     done = std::move(saved);
-  end(event, done);
+  done = co_await end(std::move(*event), std::move(done));
   if (!done)
     co_return unexpected(std::move(done.error()));
   co_return view();
@@ -256,6 +265,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
 result<void> session_impl::check_mounts_of(const manifest& x) const {
   workspace::mount_support support;
   support.backend = record_.spec.state.type;
+  support.search_path = search_path(x, shared_.config.env_allowlist);
   return workspace::check_mounts_supported(x, support);
 }
 
@@ -284,7 +294,7 @@ co<result<void>> session_impl::restore() {
   auto again = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
   if (!again)
     co_return unexpected(std::move(again.error()));
-  root_ = again->root;
+  set_root(again->root);
   co_return result<void>{};
 }
 
@@ -307,9 +317,15 @@ co<result<void>> session_impl::ensure_open() {
   if (!ready)
     co_return unexpected(std::move(ready.error()));
   open_ = true;
-  root_ = ready->root;
+  set_root(ready->root);
   walls_ = ready->walls;
   co_return result<void>{};
+}
+
+void session_impl::set_root(shared_fd root) {
+  root_ = std::move(root);
+  if (shared_.sinks)
+    shared_.directory.set_root(record_.spec.id, root_);
 }
 
 co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const manifest> what,
@@ -348,7 +364,9 @@ co<result<session_view>> session_impl::stop() {
 }
 
 co<result<void>> session_impl::stop_locked() {
-  auto event = begin(op::stop);
+  auto event = co_await begin(op::stop);
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   auto before = record_.live.status;
   record_.live.status = session_status::stopping;
   auto quiet = co_await end_terminals(std::nullopt);
@@ -363,8 +381,7 @@ co<result<void>> session_impl::stop_locked() {
   auto saved = co_await save();
   if (done && !saved)
     done = std::move(saved);
-  end(event, done);
-  co_return done;
+  co_return co_await end(std::move(*event), std::move(done));
 }
 
 co<result<void>> session_impl::persist() {
@@ -417,8 +434,10 @@ co<result<session_view>> session_impl::shutdown() {
 }
 
 co<result<void>> session_impl::shutdown_locked() {
-  auto event = begin(op::shutdown);
-  handles_.clear();
+  auto event = co_await begin(op::shutdown);
+  if (!event)
+    co_return unexpected(std::move(event.error()));
+  abandon([](const auto&) { return true; });
   auto quiet = co_await end_terminals(std::nullopt);
   (void) quiet;
   result<void> done;
@@ -427,13 +446,12 @@ co<result<void>> session_impl::shutdown_locked() {
   if (done) {
     open_ = false;
     up_ = false;
-    root_.reset();
+    set_root(nullptr);
     if (record_.live.status == session_status::running)
       record_.live.status = session_status::stopped;
     done = co_await save();
   }
-  end(event, done);
-  co_return done;
+  co_return co_await end(std::move(*event), std::move(done));
 }
 
 co<result<session_view>> session_impl::close() {
@@ -478,6 +496,15 @@ co<result<void>> session_impl::run_hooks() {
   if (hooks_failed_)
     co_return unexpected(*hooks_failed_);
   co_return result<void>{};
+}
+
+co<result<bool>> session_impl::running() {
+  auto event = co_await begin(op::running);
+  if (!event)
+    co_return unexpected(std::move(event.error()));
+  result<bool> alive = up_;
+  std::string data = up_ ? R"({"alive":true})" : R"({"alive":false})";
+  co_return co_await end(std::move(*event), std::move(alive), true, std::move(data));
 }
 
 co<result<session_view>> session_impl::get() {
@@ -537,8 +564,8 @@ co<result<void>> session_impl::save() {
 caf::result<void> session_impl::on_backend_replaced(backend_replaced& x) {
   backend_ = std::move(x.backend);
   open_ = false;
-  handles_.clear();
-  root_.reset();
+  abandon([](const auto&) { return true; });
+  set_root(nullptr);
   if (!up_)
     return caf::unit;
   up_ = false;
@@ -581,6 +608,9 @@ session_view session_impl::view() const {
 std::vector<std::string> session_impl::persist_skip() const {
   auto skip = workspace::ephemeral_paths(record_.spec.state.manifest);
   skip.insert(skip.end(), record_.live.persist_skip.begin(), record_.live.persist_skip.end());
+  if (shared_.sinks)
+    for (auto& path : shared_.sinks->ephemeral_paths(record_.spec.id))
+      skip.push_back(std::move(path));
   std::sort(skip.begin(), skip.end());
   return skip;
 }
@@ -592,32 +622,27 @@ bool session_impl::noop_snapshot() const {
 // -- events
 // ---------------------------------------------------------------------------------------------
 
-session_impl::span session_impl::begin(op operation, std::string data) {
-  span x{operation, "sandbox_op_" + random_hex(16), std::chrono::steady_clock::now(),
-         std::move(data)};
-  publish(operation, event_phase::start, x.id, x.data, true, 0, std::nullopt);
-  return x;
+co<result<session_impl::span>> session_impl::begin(op operation, std::string data) {
+  span x{operation, "sandbox_op_" + random_hex(16), std::chrono::steady_clock::now(), data};
+  auto start = make_event(operation, event_phase::start, std::move(data));
+  start.span_id = x.id;
+  auto told = co_await emit(std::move(start));
+  if (!told)
+    co_return unexpected(std::move(told.error()));
+  co_return x;
 }
 
-void session_impl::end(const span& x, const std::optional<error>& failure, bool ok,
-                       std::string outcome_data) {
-  auto spent = std::chrono::duration_cast<std::chrono::microseconds>(
-    std::chrono::steady_clock::now() - x.begun);
-  publish(x.operation, event_phase::finish, x.id,
-          outcome_data.empty() ? x.data : std::move(outcome_data), ok, spent.count(), failure);
+co<result<void>> session_impl::emit(event x) {
+  auto hub = shared_.directory.events();
+  if (!shared_.sinks || !shared_.sinks->awaited()) {
+    tell(self_, hub, publish_event{std::move(x)});
+    co_return result<void>{};
+  }
+  deliver_event request{std::move(x)};
+  co_return co_await ask<void>(self_, hub, std::move(request));
 }
 
-void session_impl::progress(op operation, std::string data) {
-  auto now = now_ms();
-  if (now - last_progress_ms_ < 100)
-    return;
-  last_progress_ms_ = now;
-  publish(operation, event_phase::progress, "", std::move(data), true, 0, std::nullopt);
-}
-
-void session_impl::publish(op operation, event_phase phase, const std::string& span_id,
-                           std::string data, bool ok, int64_t duration_us,
-                           const std::optional<error>& failure) {
+event session_impl::make_event(op operation, event_phase phase, std::string data) {
   event x;
   x.event_id = make_uuid();
   x.ts_us = std::chrono::duration_cast<std::chrono::microseconds>(
@@ -628,11 +653,16 @@ void session_impl::publish(op operation, event_phase phase, const std::string& s
   x.seq = ++event_seq_;
   x.operation = operation;
   x.phase = phase;
-  x.span_id = span_id;
   x.data = std::move(data);
-  x.ok = ok;
-  x.duration_us = duration_us;
-  x.failure = failure;
+  return x;
+}
+
+void session_impl::progress(op operation, std::string data) {
+  auto now = now_ms();
+  if (now - last_progress_ms_ < 100)
+    return;
+  last_progress_ms_ = now;
+  auto x = make_event(operation, event_phase::progress, std::move(data));
   tell(self_, shared_.directory.events(), publish_event{std::move(x)});
 }
 

@@ -104,6 +104,7 @@ private:
   co<result<session_view>> shutdown();
   co<result<session_view>> close();
   co<result<session_view>> get();
+  co<result<bool>> running();
   co<result<materialized_files>> apply(apply_manifest request);
 
   /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
@@ -116,6 +117,7 @@ private:
                                              bool only_ephemeral);
   co<result<void>> remove_ephemeral();
   co<result<void>> ensure_open();
+  void set_root(shared_fd root);
   co<result<void>> persist();
   co<result<void>> stop_locked();
   co<result<void>> shutdown_locked();
@@ -133,16 +135,31 @@ private:
   // -- events
   // -----------------------------------------------------------------------------------------
 
-  span begin(op operation, std::string data = "{}");
-  /// `outcome_data`: replaces the start's data; empty: the same.
-  void end(const span& x, const std::optional<error>& failure, bool ok,
-           std::string outcome_data = {});
+  /// Tells of an operation's start. Who gets an error must not do the operation: a sink refused it.
+  co<result<span>> begin(op operation, std::string data = "{}");
+  /// Tells of an operation's end and is its outcome, unless a sink refuses the event. Of a success:
+  /// whether it counts as `ok`, what replaces the start's data (empty: the same), what it printed.
   template <class T>
-  void end(const span& x, const result<T>& outcome) {
-    end(x, outcome ? std::nullopt : std::optional{outcome.error()}, outcome.has_value());
+  co<result<T>> end(span x, result<T> outcome, bool ok = true, std::string data = {},
+                    std::shared_ptr<const event_output> output = nullptr) {
+    auto finish = make_event(x.operation, event_phase::finish,
+                             outcome && !data.empty() ? std::move(data) : std::move(x.data));
+    finish.span_id = std::move(x.id);
+    finish.ok = outcome && ok;
+    finish.duration_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                           std::chrono::steady_clock::now() - x.begun)
+                           .count();
+    if (!outcome)
+      finish.failure = outcome.error();
+    finish.output = std::move(output);
+    auto told = co_await emit(std::move(finish));
+    if (!told)
+      co_return unexpected(std::move(told.error()));
+    co_return outcome;
   }
-  void publish(op operation, event_phase phase, const std::string& span_id, std::string data,
-               bool ok, int64_t duration_us, const std::optional<error>& failure);
+  /// Publishes an event; waits for the sinks that want it.
+  co<result<void>> emit(event x);
+  event make_event(op operation, event_phase phase, std::string data);
   void progress(op operation, std::string data);
 
   // -- commands (session_exec.cpp)
@@ -150,6 +167,8 @@ private:
 
   co<result<exec_result>> exec(exec_call call, std::optional<exec_sink_actor> sink);
   co<result<exec_result>> exec_attached(sandbox_exec command);
+  co<result<exec_result>> end_exec(span event, const exec_request& request,
+                                   result<exec_result> done);
   /// Takes one of the session's request permits; empty when there is none left.
   std::optional<error> admit() const;
   std::vector<std::pair<std::string, std::string>> environment() const;
@@ -210,6 +229,8 @@ private:
   static result<unique_fd> open_grant(const workspace::resolved_path& path);
 
   result<uint64_t> keep(std::variant<reading, writing, importing> what);
+  /// Lets go of open files: what was being written is not.
+  void abandon(const std::function<bool(const std::pair<const uint64_t, open_handle>&)>& which);
   /// The handle of that kind; marks it used.
   template <class Kind>
   result<Kind> use(uint64_t handle);

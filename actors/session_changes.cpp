@@ -113,7 +113,9 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
 
 co<result<port_endpoint>> session_impl::endpoint_of(resolve_port x) {
   auto port = std::to_string(x.port);
-  auto event = begin(op::resolve_exposed_port, "{\"port\":" + port + "}");
+  auto event = co_await begin(op::resolve_exposed_port, "{\"port\":" + port + "}");
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   const auto& exposed = record_.spec.state.exposed_ports;
   result<port_endpoint> found = port_endpoint{"127.0.0.1", x.port, false, ""};
   std::string data;
@@ -128,8 +130,7 @@ co<result<port_endpoint>> session_impl::endpoint_of(resolve_port x) {
   } else {
     data = "{\"server.address\":\"127.0.0.1\",\"server.port\":" + port + "}";
   }
-  end(event, found ? std::nullopt : std::optional{found.error()}, found.has_value(), data);
-  co_return found;
+  co_return co_await end(std::move(*event), std::move(found), true, std::move(data));
 }
 
 } // namespace troupe::actors

@@ -93,12 +93,14 @@ co<result<exec_result>> session_impl::exec(exec_call call, std::optional<exec_si
     call.request.timeout = std::chrono::milliseconds{*limits.exec_timeout_ms};
   if (call.request.output_limit == 0)
     call.request.output_limit = limits.output_bytes.value_or(0);
-  auto event = begin(op::exec, event_data(call.request, nullptr));
   ++in_flight_;
   record_.live.last_used_at_ms = now_ms();
+  auto event = co_await begin(op::exec, event_data(call.request, nullptr));
   result<exec_result> done;
-  auto opened = co_await ensure_open();
-  if (std::find(cancelled_.begin(), cancelled_.end(), call.call_id) != cancelled_.end()) {
+  auto opened = event ? co_await ensure_open() : result<void>{};
+  if (!event) {
+    done = unexpected(std::move(event.error()));
+  } else if (std::find(cancelled_.begin(), cancelled_.end(), call.call_id) != cancelled_.end()) {
     done = unexpected(make_error(errc::cancelled, op::exec, "the command was cancelled"));
   } else if (opened) {
     sandbox_exec command;
@@ -113,11 +115,9 @@ co<result<exec_result>> session_impl::exec(exec_call call, std::optional<exec_si
     done = unexpected(std::move(opened.error()));
   }
   --in_flight_;
-  if (done)
-    end(event, std::nullopt, done->exit_code == 0, event_data(call.request, &*done));
-  else
-    end(event, done);
-  co_return done;
+  if (!event)
+    co_return done;
+  co_return co_await end_exec(std::move(*event), call.request, std::move(done));
 }
 
 co<result<exec_result>> session_impl::exec_attached(sandbox_exec command) {
@@ -128,14 +128,23 @@ co<result<exec_result>> session_impl::exec_attached(sandbox_exec command) {
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   auto request = command.request;
-  auto event = begin(op::exec, event_data(request, nullptr));
+  auto event = co_await begin(op::exec, event_data(request, nullptr));
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   command.environment = environment();
   auto done = co_await ask<exec_result>(self_, backend_, std::move(command));
-  if (done)
-    end(event, std::nullopt, done->exit_code == 0, event_data(request, &*done));
-  else
-    end(event, done);
-  co_return done;
+  co_return co_await end_exec(std::move(*event), request, std::move(done));
+}
+
+co<result<exec_result>> session_impl::end_exec(span event, const exec_request& request,
+                                               result<exec_result> done) {
+  if (!done)
+    co_return co_await end(std::move(event), std::move(done));
+  bool ok = done->exit_code == 0;
+  auto data = event_data(request, &*done);
+  auto output
+    = shared_.sinks ? shared_.sinks->capture(done->stdout_data, done->stderr_data) : nullptr;
+  co_return co_await end(std::move(event), std::move(done), ok, std::move(data), output);
 }
 
 } // namespace troupe::actors

@@ -64,6 +64,15 @@ error unknown_handle(uint64_t handle) {
     .with("handle", static_cast<int64_t>(handle));
 }
 
+/// The `data` of a file's event.
+std::string file_data(const std::string& path, const std::optional<std::string>& user,
+                      std::optional<uint64_t> size) {
+  auto data = "{\"path\":" + json_quote(path) + ",\"user\":" + (user ? json_quote(*user) : "null");
+  if (size)
+    data += ",\"bytes\":" + std::to_string(*size);
+  return data += '}';
+}
+
 } // namespace
 
 // -- plumbing
@@ -126,7 +135,7 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
 result<uint64_t> session_impl::keep(std::variant<reading, writing, importing> what) {
   auto now = now_ms();
   if (handles_.size() >= shared_.config.open_files_per_session)
-    std::erase_if(handles_, [now](const auto& x) {
+    abandon([now](const auto& x) {
       return !x.second.busy && now - x.second.last_used_ms > handle_idle_ms;
     });
   if (handles_.size() >= shared_.config.open_files_per_session)
@@ -136,6 +145,20 @@ result<uint64_t> session_impl::keep(std::variant<reading, writing, importing> wh
   auto id = next_handle_++;
   handles_.emplace(id, open_handle{std::move(what), now, false, std::nullopt});
   return id;
+}
+
+void session_impl::abandon(
+  const std::function<bool(const std::pair<const uint64_t, open_handle>&)>& which) {
+  std::erase_if(handles_, [&](auto& x) {
+    if (!which(x))
+      return false;
+    if (auto& event = x.second.event) {
+      result<void> given_up
+        = unexpected(make_error(errc::cancelled, op::write, "the file was not committed"));
+      launch<void>(scope_, end(std::move(*event), std::move(given_up)), [](const result<void>&) {});
+    }
+    return true;
+  });
 }
 
 template <class Kind>
@@ -155,9 +178,9 @@ co<result<file_opened>> session_impl::open_read(file_open_read x) {
     std::shared_ptr<workspace::open_file> file;
     std::vector<char> first;
   };
-  auto event_data = "{\"path\":" + json_quote(x.path)
-                    + ",\"user\":" + (x.user ? json_quote(*x.user) : "null") + "}";
-  auto event = begin(op::read, event_data);
+  auto event = co_await begin(op::read, file_data(x.path, x.user, std::nullopt));
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   auto first = static_cast<size_t>(std::clamp(x.first_chunk, 0, chunk_limit));
   file_work<opened_file> work
     = [first](int root_fd, const workspace::resolved_path& path) -> result<opened_file> {
@@ -171,7 +194,7 @@ co<result<file_opened>> session_impl::open_read(file_open_read x) {
     return opened_file{std::make_shared<workspace::open_file>(std::move(*file)), std::move(*data)};
   };
   auto opened = co_await with_path<opened_file>(op::read, x.path, x.user, false, work);
-  end(event, opened);
+  opened = co_await end(std::move(*event), std::move(opened));
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   const auto& file = *opened->file;
@@ -203,6 +226,9 @@ co<result<file_chunk>> session_impl::read_chunk(file_read_chunk x) {
 // --------------------------------------------------------------------------------------------
 
 co<result<file_handle>> session_impl::open_write(file_open_write x) {
+  auto event = co_await begin(op::write, file_data(x.path, x.user, x.size));
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   using staged = std::shared_ptr<workspace::staged_file>;
   file_work<staged> work = [](int root_fd, const workspace::resolved_path& path) -> result<staged> {
     auto file = workspace::staged_file::create(root_fd, path.relative, path.absolute);
@@ -211,14 +237,12 @@ co<result<file_handle>> session_impl::open_write(file_open_write x) {
     return std::make_shared<workspace::staged_file>(std::move(*file));
   };
   auto file = co_await with_path<staged>(op::write, x.path, x.user, true, work);
-  if (!file)
-    co_return unexpected(std::move(file.error()));
-  auto handle = keep(writing{*file});
-  if (!handle)
-    co_return unexpected(std::move(handle.error()));
-  auto event_data = "{\"path\":" + json_quote(x.path)
-                    + ",\"user\":" + (x.user ? json_quote(*x.user) : "null") + "}";
-  handles_.at(*handle).event = begin(op::write, event_data);
+  auto handle = file ? keep(writing{*file}) : result<uint64_t>{unexpected(std::move(file.error()))};
+  if (!handle) {
+    auto refused = co_await end(std::move(*event), std::move(handle));
+    co_return unexpected(std::move(refused.error()));
+  }
+  handles_.at(*handle).event = std::move(*event);
   co_return file_handle{*handle};
 }
 
@@ -262,7 +286,7 @@ co<result<void>> session_impl::commit(file_commit x) {
   auto work = [file = file->file, mode = x.mode] { return file->commit(mode, false); };
   auto done = co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
   if (event)
-    end(*event, done);
+    done = co_await end(std::move(*event), std::move(done));
   co_return done;
 }
 
@@ -302,8 +326,11 @@ co<result<file_opened>> session_impl::export_tree() {
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
-  auto event = begin(op::persist_workspace,
+  auto event
+    = co_await begin(op::persist_workspace,
                      "{\"workspace_root\":" + json_quote(record_.spec.state.manifest.root) + "}");
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   auto folder = session_dir(shared_.config, record_.spec.id);
   auto work = [root = root_, skip = persist_skip(), folder,
                stop = stop_.get_token()]() -> result<std::shared_ptr<workspace::open_file>> {
@@ -324,7 +351,7 @@ co<result<file_opened>> session_impl::export_tree() {
   };
   auto packed = co_await offload<std::shared_ptr<workspace::open_file>>(self_, shared_.cpu,
                                                                         record_.spec.tenant, work);
-  end(event, packed);
+  packed = co_await end(std::move(*event), std::move(packed));
   if (!packed)
     co_return unexpected(std::move(packed.error()));
   auto handle = keep(reading{*packed});
@@ -362,7 +389,9 @@ co<result<void>> session_impl::import_commit(commit_import x) {
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   const auto root = record_.spec.state.manifest.root;
-  auto event = begin(op::hydrate_workspace, "{\"untar_dir\":" + json_quote(root) + "}");
+  auto event = co_await begin(op::hydrate_workspace, "{\"untar_dir\":" + json_quote(root) + "}");
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   auto work = [file = archive->file, root, limits = record_.spec.archives,
                stop = stop_.get_token()]() -> result<void> {
     if (::lseek(file->fd.get(), 0, SEEK_SET) != 0)
@@ -370,8 +399,7 @@ co<result<void>> session_impl::import_commit(commit_import x) {
     return snapshot::hydrate(file->fd.get(), root, true, limits, stop);
   };
   auto done = co_await offload<void>(self_, shared_.cpu, record_.spec.tenant, work);
-  end(event, done);
-  co_return done;
+  co_return co_await end(std::move(*event), std::move(done));
 }
 
 } // namespace troupe::actors

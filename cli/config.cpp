@@ -1,5 +1,6 @@
 #include "cli/config.hpp"
 
+#include "cli/event_sinks.hpp"
 #include "gateway/native/object_reader.hpp"
 #include "messages/ids.hpp"
 #include "messages/json.hpp"
@@ -127,6 +128,8 @@ result<void> read_config(const std::string& path, serve_config& out) {
     out.snapshot_roots = *x;
   if (auto x = in.seconds("shutdown_timeout_s"))
     out.shutdown_timeout = std::chrono::ceil<std::chrono::milliseconds>(*x);
+  if (auto ok = read_event_sinks(in, out.node.event_sinks, out.node.event_policies); !ok)
+    return ok;
   if (auto* keys = in.any("api_keys")) {
     if (!keys->is_array())
       in.fail("api_keys", "a list");

@@ -15,7 +15,8 @@ struct serve_config {
   std::string host = "127.0.0.1"; ///< `listen`: "HOST:PORT"
   uint16_t port = 8700;
   /// `state_dir`, `node_id`, `default_backend`, `max_sessions`, `env_allowlist`,
-  /// `local_source_roots` (the first one is what a relative `src` is relative to)
+  /// `local_source_roots` (the first one is what a relative `src` is relative to), `event_sinks`,
+  /// `event_policy`, `event_policy_by_op` (docs/events.md)
   actors::node_config node;
   /// `api_keys`: [{"key": "...", "tenant": "..."}]. Without any, the server binds loopback only.
   std::unordered_map<std::string, std::string> keys;

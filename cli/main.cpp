@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
                           "Stop into a snapshot in this folder");
   run_command->add_option("--resume", run.resume, "Resume from this state file");
   run_command->add_option("--save", run.save, "Write the session's state to this file");
+  run_command->add_option("--events", run.events, "Append a line per event to this file");
   run_command->add_flag("--keep", run.keep, "Keep the workspace and say where it is");
   run_command->footer("The command follows after --, as in: troupe run m.json -- make test");
 

@@ -14,6 +14,22 @@ void gauge(std::string& out, const char* name, const char* help, uint64_t value)
          + std::to_string(value) + "\n";
 }
 
+/// One line per sink, by its place in the configuration.
+void sinks(std::string& out, const std::vector<actors::sink_stats>& all) {
+  auto family = [&](const std::string& name, const char* type, const char* help, auto member) {
+    out += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
+    for (size_t i = 0; i < all.size(); ++i)
+      out += name + "{sink=\"" + std::to_string(i) + "\",type=\"" + std::string{all[i].type}
+             + "\"} " + std::to_string(all[i].*member) + "\n";
+  };
+  using stats = actors::sink_stats;
+  family("troupe_sink_delivered_total", "counter", "Events a sink took.", &stats::delivered);
+  family("troupe_sink_failed_total", "counter", "Events a sink failed on.", &stats::failed);
+  family("troupe_sink_dropped_total", "counter", "Events a sink's full queue had no room for.",
+         &stats::dropped);
+  family("troupe_sink_queued", "gauge", "Events waiting for a sink.", &stats::queued);
+}
+
 } // namespace
 
 std::string render_metrics(actors::services& shared, const http_metrics& http) {
@@ -31,6 +47,8 @@ std::string render_metrics(actors::services& shared, const http_metrics& http) {
   counter(out, "troupe_events_published_total", "Events published.", m.events_published);
   counter(out, "troupe_events_dropped_total", "Events that did not reach the journal.",
           m.events_dropped);
+  if (shared.sinks)
+    sinks(out, shared.sinks->stats());
   gauge(out, "troupe_io_jobs_queued", "Jobs waiting for the I/O pool.", shared.io.queued());
   gauge(out, "troupe_cpu_jobs_queued", "Jobs waiting for the CPU pool.", shared.cpu.queued());
   out += "# HELP troupe_http_requests_total HTTP requests by class of status.\n"

@@ -225,6 +225,12 @@ int run(const run_options& options) {
   // As the reference: local sources are relative to where the command was given.
   config.local_sources.base_dir = std::filesystem::current_path();
   config.grants_widen_sources = true;
+  if (!options.events.empty()) {
+    sink_config file;
+    file.kind = jsonl_options{options.events};
+    file.mode = sink_mode::async;
+    config.event_sinks.push_back(std::move(file));
+  }
   auto started = node_host::start(config, [] { ::_exit(own_failure); });
   if (!started)
     return fail(started.error());

@@ -13,6 +13,7 @@ struct run_options {
   std::string snapshot_dir; ///< empty: no snapshot, or the resumed state's own
   std::string resume;       ///< state file
   std::string save;         ///< state file
+  std::string events;       ///< file that gets a line per event; empty: none
   bool keep = false;        ///< leave the workspace where it is and say where
   std::vector<std::string> command;
 };

@@ -4,6 +4,7 @@
 #include "messages/inspect.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,12 @@ enum class event_phase : uint8_t {
 };
 
 std::string_view to_string(event_phase phase);
+
+/// What a command printed, or the start of it.
+struct event_output {
+  std::string stdout_data;
+  std::string stderr_data;
+};
 
 /// One line of a session's audit trail.
 struct event {
@@ -33,6 +40,9 @@ struct event {
   bool ok = true;
   int64_t duration_us = 0;
   std::optional<error> failure;
+  /// Of an exec, for sinks whose policy asks for it. Never leaves the process, is not journalled
+  /// and not shown to readers.
+  std::shared_ptr<const event_output> output;
 };
 
 template <class Inspector>

@@ -109,7 +109,8 @@ using snapshot_store_actor
 
 /// Events on their way to the journal and to whoever listens.
 using event_hub_actor
-  = actor_handle<caf::result<void>(publish_event),
+  = actor_handle<caf::result<void>(publish_event), caf::result<void>(deliver_event),
+                 caf::result<void>(flush_events),
                  // Long poll; a slow reader gets what it missed from the journal.
                  caf::result<event_page>(poll_events)>;
 
@@ -239,6 +240,8 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (troupe::restore_snapshot))
   CAF_ADD_TYPE_ID(troupe, (troupe::remove_snapshot))
   CAF_ADD_TYPE_ID(troupe, (troupe::publish_event))
+  CAF_ADD_TYPE_ID(troupe, (troupe::deliver_event))
+  CAF_ADD_TYPE_ID(troupe, (troupe::flush_events))
   CAF_ADD_TYPE_ID(troupe, (troupe::poll_events))
   CAF_ADD_TYPE_ID(troupe, (troupe::event_page))
   CAF_ADD_TYPE_ID(troupe, (troupe::get_node))

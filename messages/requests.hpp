@@ -228,6 +228,7 @@ struct file_chunk {
 struct file_open_write {
   std::string path;
   std::optional<std::string> user;
+  std::optional<uint64_t> size; ///< of what is to come, if known; for the event only
 };
 
 struct file_handle {
@@ -362,6 +363,15 @@ struct remove_snapshot {
 struct publish_event {
   troupe::event event;
 };
+
+/// Like `publish_event`, but answers when every sink that is to be waited for has handled it, or
+/// with the error of one that raises its failures.
+struct deliver_event {
+  troupe::event event;
+};
+
+/// Answers when what was published before is in the journal or was given up.
+struct flush_events {};
 
 /// Events after `after_id`; answers at once if there are any, else when one comes or `wait_ms` is
 /// over (then with none).
@@ -610,7 +620,7 @@ auto inspect(Inspector& f, file_chunk& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, file_open_write& x) {
-  return inspect_object(f, x, field("path", x.path), field("user", x.user));
+  return inspect_object(f, x, field("path", x.path), field("user", x.user), field("size", x.size));
 }
 
 template <class Inspector>
@@ -694,6 +704,16 @@ auto inspect(Inspector& f, remove_snapshot& x) {
 template <class Inspector>
 auto inspect(Inspector& f, publish_event& x) {
   return inspect_object(f, x, field("event", x.event));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, deliver_event& x) {
+  return inspect_object(f, x, field("event", x.event));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, flush_events& x) {
+  return inspect_object(f, x);
 }
 
 template <class Inspector>

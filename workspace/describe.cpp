@@ -19,7 +19,7 @@ constexpr std::string_view truncation_hint = "\n\nThe filesystem layout above wa
 struct node {
   std::map<std::string, node, std::less<>> children;
   const std::string* description = nullptr;
-  std::string mounted_at; ///< empty: where it is in the tree
+  const std::string* mount_path = nullptr; ///< of a mount that does not go where the tree shows it
   bool is_dir = false;
 };
 
@@ -38,15 +38,8 @@ std::string_view prefix(std::string_view text, size_t n) {
   return text;
 }
 
-/// Not resolved: the tree shows what the manifest says.
-std::string shown_mount_path(std::string_view root, const std::string& mount_path) {
-  return mount_path.starts_with('/') ? mount_path
-                                     : clean_path(std::string{root} + '/' + mount_path);
-}
-
-/// `root` is empty below the top level, where a mount is shown at its place in the tree.
-void insert(node& parent, const std::vector<named_entry>& entries, size_t depth,
-            std::string_view root) {
+/// Only mounts of the `top` level are shown where they go.
+void insert(node& parent, const std::vector<named_entry>& entries, size_t depth, bool top) {
   for (const auto& x : entries) {
     std::string_view rest;
     auto path = normalize_entry_path(x.path).value_or(".");
@@ -64,24 +57,23 @@ void insert(node& parent, const std::vector<named_entry>& entries, size_t depth,
     at->is_dir = at->is_dir || cut || x.entry.permissions.directory;
     if (!cut && !at->description && x.entry.description)
       at->description = &*x.entry.description;
-    if (!cut && !root.empty() && x.entry.is_mount() && x.entry.mount[0].mount_path)
-      at->mounted_at = shown_mount_path(root, *x.entry.mount[0].mount_path);
+    if (!cut && top && x.entry.is_mount() && x.entry.mount[0].mount_path)
+      at->mount_path = &*x.entry.mount[0].mount_path;
     if (left > 0)
-      insert(*at, x.entry.children, left, {});
+      insert(*at, x.entry.children, left, false);
   }
-}
-
-/// The root as the first line shows it.
-std::string shown_root(std::string_view root) {
-  std::string out{root.substr(0, root.find_last_not_of('/') + 1)};
-  return out.empty() ? "/" : out;
 }
 
 /// Renders a tree in two passes: the first measures, for names are aligned to the widest and a cut
 /// text says how much is missing; the second stops writing when the text is long enough.
 class renderer {
 public:
-  explicit renderer(std::string title) : title_(std::move(title)), base_(clean_path(title_)) {}
+  explicit renderer(std::string_view root)
+    : title_(root.substr(0, root.find_last_not_of('/') + 1)) {
+    if (title_.empty())
+      title_ += '/';
+    base_ = clean_path(title_);
+  }
 
   std::string render(const node& top) {
     total_ = length(title_) + 1;
@@ -103,7 +95,7 @@ private:
       auto child_path = path_length + 1 + characters;
       width_ = std::max(width_, 4 * level + characters + (child.is_dir ? 1 : 0));
       ++lines_;
-      total_ += child.mounted_at.empty() ? child_path : length(child.mounted_at);
+      total_ += child.mount_path ? mount_path_length(*child.mount_path) : child_path;
       if (child.description && !child.description->empty())
         total_ += length(" — ") + length(*child.description);
       measure(child, level + 1, child_path);
@@ -129,11 +121,33 @@ private:
   void write_line(const std::string& name, const std::string& path, const node& x) {
     const auto start = text_.size();
     text_.append(name).append(width_ - length(name) + 2, ' ').append("# ");
-    text_.append(x.mounted_at.empty() ? path : x.mounted_at);
+    if (x.mount_path)
+      append_mount_path(*x.mount_path);
+    else
+      text_.append(path);
     if (x.description && !x.description->empty())
       text_.append(" — ").append(*x.description);
     text_ += '\n';
     written_ += length(std::string_view{text_}.substr(start));
+  }
+
+  /// What a mount's path is written below, as the manifest has it; not resolved.
+  std::string_view mount_base(std::string_view path) const {
+    return path.starts_with('/') ? "" : std::string_view{base_};
+  }
+
+  size_t mount_path_length(std::string_view path) const {
+    auto base = mount_base(path);
+    if (path == ".")
+      return length(base);
+    return length(base) + (base.empty() || base == "/" ? 0 : 1) + length(path);
+  }
+
+  void append_mount_path(std::string_view path) {
+    auto base = mount_base(path);
+    text_.append(base);
+    if (path != ".")
+      text_.append(base.empty() || base == "/" ? "" : "/").append(path);
   }
 
   std::string truncated() const {
@@ -169,10 +183,9 @@ result<std::string> describe(const manifest& x, std::optional<int> depth) {
   if (auto ok = check_entry_paths(x); !ok)
     return unexpected(std::move(ok.error()));
   node top;
-  auto root = shown_root(x.root);
   insert(top, x.entries, depth ? static_cast<size_t>(*depth) : std::numeric_limits<size_t>::max(),
-         root);
-  return renderer{std::move(root)}.render(top);
+         true);
+  return renderer{x.root}.render(top);
 }
 
 } // namespace troupe::workspace

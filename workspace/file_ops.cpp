@@ -210,6 +210,8 @@ result<std::vector<file_entry>> list_directory(int root_fd, const std::string& p
   struct stat st;
   if (::fstat(top.get(), &st) != 0)
     return failure(errno);
+  if (S_ISDIR(st.st_mode) && st.st_nlink == 0)
+    return failure(ENOENT); // somebody holds it open, but it was removed
   std::vector<file_entry> entries;
   if (!S_ISDIR(st.st_mode)) {
     entries.push_back(make_entry(shown, st, top.get(), "")); // "": the descriptor itself

@@ -26,6 +26,10 @@ struct local_process {
 local_process place_argv(std::vector<std::string> argv, const std::string& root,
                          const std::string& directory);
 
+/// The PATH of commands whose environment has none.
+inline constexpr const char* default_path
+  = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Whether a host variable may be passed on: `patterns` are names, or beginnings ended by `*`.
 bool is_allowed(const std::string& name, const std::vector<std::string>& patterns);
 

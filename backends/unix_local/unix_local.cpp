@@ -19,8 +19,6 @@ namespace troupe::backends {
 
 namespace {
 
-constexpr auto default_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// When the pool that kills is full.
 constexpr std::chrono::milliseconds sweep_retry{10};
 

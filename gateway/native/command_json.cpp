@@ -1,6 +1,7 @@
 #include "gateway/native/command_json.hpp"
 
 #include "workspace/base64.hpp"
+#include "workspace/unicode_text.hpp"
 
 namespace troupe::gateway {
 
@@ -48,7 +49,7 @@ result<void> finish_command(object_reader& in, const exec_request& request) {
 }
 
 std::string encode_output(const std::string& bytes, bool base64) {
-  return base64 ? workspace::base64_encode(bytes) : to_utf8(bytes);
+  return base64 ? workspace::base64_encode(bytes) : workspace::utf8_with_replacement(bytes);
 }
 
 } // namespace troupe::gateway

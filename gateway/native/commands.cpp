@@ -2,6 +2,7 @@
 #include "gateway/native/command_json.hpp"
 #include "messages/ids.hpp"
 #include "workspace/base64.hpp"
+#include "workspace/unicode_text.hpp"
 
 #include <deque>
 #include <mutex>
@@ -72,7 +73,7 @@ public:
       auto keep = incomplete_tail(text);
       tail = text.substr(text.size() - keep);
       text.resize(text.size() - keep);
-      push(sse(name, {{"data", to_utf8(text)}, {"seq", x.seq}}),
+      push(sse(name, {{"data", workspace::utf8_with_replacement(text)}, {"seq", x.seq}}),
            static_cast<int64_t>(bytes.size()));
       last_seq_ = x.seq;
     }
@@ -85,9 +86,9 @@ public:
       return;
     for (int i = 0; i < 2; ++i)
       if (!tails_[i].empty())
-        push(
-          sse(i == 0 ? "stdout" : "stderr", {{"data", to_utf8(tails_[i])}, {"seq", ++last_seq_}}),
-          0);
+        push(sse(i == 0 ? "stdout" : "stderr",
+                 {{"data", workspace::utf8_with_replacement(tails_[i])}, {"seq", ++last_seq_}}),
+             0);
     push(sse("exit", {{"exit_code", x.exit_code}, {"wall_s", seconds_to_json(x.wall)}}), 0);
     ended_ = true;
     deliver(lock);

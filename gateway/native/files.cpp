@@ -265,7 +265,7 @@ void api::put_file(call c) {
     c.fail(path ? mode.error() : path.error());
     return;
   }
-  file_open_write request{*path, user_of(c)};
+  file_open_write request{*path, user_of(c), c.http->head().content_length};
   c.http->set_body_limit(no_limit);
   with_session(std::move(c), [this, request, mode = *mode](call c2, session_actor session) {
     bridge_.ask<file_handle>(

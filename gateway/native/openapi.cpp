@@ -114,6 +114,19 @@ const std::map<std::string, json>& bodies() {
             {"chars"})},
     {"POST /v1/sessions/{id}/pty/{pty_id}/resize",
      object({{"rows", integer()}, {"cols", integer()}}, {"rows", "cols"})},
+    {"POST /v1/sessions/{id}/apply_patch",
+     object({{"patch", text()},
+             {"operations",
+              list_of(object(
+                {{"type", {{"enum", json::array({"create_file", "update_file", "delete_file"})}}},
+                 {"path", text()},
+                 {"diff", text()},
+                 {"move_to", text()}},
+                {"type", "path"}))},
+             {"partial", boolean()},
+             {"cwd", text()},
+             {"user", text()}})},
+    {"POST /v1/sessions/{id}/tools/{name}", json{{"type", "object"}}},
     {"POST /v1/sessions/{id}/mkdir",
      object({{"path", text()}, {"parents", boolean()}, {"user", text()}}, {"path"})},
   };
@@ -131,6 +144,8 @@ const std::map<std::string, std::vector<std::string>>& queries() {
     {"PUT /v1/sessions/{id}/file", {"path", "user", "mode"}},
     {"DELETE /v1/sessions/{id}/file", {"path", "user", "recursive"}},
     {"GET /v1/sessions/{id}/ls", {"path", "user"}},
+    {"POST /v1/sessions/{id}/extract", {"path", "compression_scheme"}},
+    {"POST /v1/sessions/{id}/tools/{name}", {"cwd", "user"}},
     {"GET /v1/snapshots", {"limit", "cursor"}},
   };
   return table;
@@ -160,8 +175,14 @@ std::pair<std::string, json> success(const std::string& key) {
     return {"101", json{{"description", "A WebSocket: binary messages are the terminal's bytes"}}};
   if (key == "POST /v1/sessions/{id}/pty" || ends_with("/stdin"))
     return {"200", described("What it printed", json_content(reference("PtyUpdate")))};
-  if (key.starts_with("DELETE") || key.starts_with("PUT") || ends_with("/mkdir")
-      || ends_with("/resize"))
+  if (ends_with("/apply_patch"))
+    return {"200", described("What changed", json_content(reference("Patched")))};
+  if (ends_with("/tools/{name}"))
+    return {"200", described(
+                     "What a model sees; of `view_image` JSON",
+                     {{"text/plain", {{"schema", text()}}}, {"application/json", json::object()}})};
+  if (key.starts_with("DELETE") || key.starts_with("PUT") || ends_with("/extract")
+      || ends_with("/mkdir") || ends_with("/resize"))
     return {"204", json{{"description", "Done"}}};
   if (ends_with("/file"))
     return {"200", described("The bytes", bytes_content("application/octet-stream"))};
@@ -231,6 +252,13 @@ json schemas() {
                           {"exit_code", nullable(integer())},
                           {"original_token_count", nullable(integer())},
                           {"wall_s", number()}})},
+    {"Patched",
+     object({{"result", text()},
+             {"files", list_of(object(
+                         {{"path", text()},
+                          {"change", {{"enum", json::array({"created", "updated", "deleted"})}}},
+                          {"moved_to", text()}},
+                         {"path", "change"}))}})},
     {"Snapshot", object({{"id", text()},
                          {"session", text()},
                          {"created_at", text()},
@@ -281,7 +309,7 @@ json openapi_document(const std::vector<described_route>& routes) {
       operation["parameters"] = std::move(parameters);
     if (auto i = bodies().find(key); i != bodies().end())
       operation["requestBody"] = {{"content", json_content(i->second)}};
-    else if (r.method == "PUT")
+    else if (r.method == "PUT" || r.pattern.ends_with("/extract"))
       operation["requestBody"] = {{"content", bytes_content("application/octet-stream")}};
     auto [status, answer] = success(key);
     operation["responses"]

@@ -190,7 +190,7 @@ private:
   }
 
   void say(std::string text) {
-    call_.answer(200, {{"type", "text"}, {"text", to_utf8(text)}});
+    call_.answer(200, {{"type", "text"}, {"text", workspace::utf8_with_replacement(text)}});
   }
 
   bridge& bridge_;

@@ -96,8 +96,7 @@ BOOST_AUTO_TEST_CASE(a_session_that_keeps_dying_fails_and_keeps_its_workspace) {
     kill(session_of(id));
   }
   result<session_view> seen = view(id);
-  for (int i = 0;
-       i < 1000 && (!seen || seen->record.live.status != session_status::failed); ++i) {
+  for (int i = 0; i < 1000 && (!seen || seen->record.live.status != session_status::failed); ++i) {
     std::this_thread::sleep_for(2ms); // until the supervisor has heard of the death
     seen = view(id);
   }

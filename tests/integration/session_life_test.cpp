@@ -166,7 +166,7 @@ BOOST_AUTO_TEST_CASE(a_failing_hook_is_reported_and_the_work_is_still_persisted)
 
 BOOST_AUTO_TEST_CASE(files_are_written_whole_and_read_by_the_piece) {
   auto id = make();
-  auto handle = ask<file_handle>(id, file_open_write{"d/big", {}});
+  auto handle = ask<file_handle>(id, file_open_write{"d/big", {}, {}});
   BOOST_REQUIRE(handle.has_value());
   std::vector<char> piece(200'000, 'x');
   for (int i = 0; i < 3; ++i)

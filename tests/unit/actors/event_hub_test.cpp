@@ -1,6 +1,7 @@
 #include "actors/event_hub.hpp"
 #include "fixture.hpp"
 #include "shared_services.hpp"
+#include "sinks/support.hpp"
 
 using namespace troupe;
 using namespace troupe::actors;
@@ -156,6 +157,131 @@ BOOST_AUTO_TEST_CASE(a_reader_that_fell_behind_reads_the_journal_and_misses_noth
       BOOST_REQUIRE_EQUAL(e.seq, next_seq++);
     seen = (*page)->next_after;
   }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+namespace {
+
+struct sink_fixture : fixture {
+  ~sink_fixture() {
+    kill(hub);      // before the sinks
+    pool.run_all(); // they wait for their jobs
+  }
+
+  void give_sinks(std::vector<sink_config> sinks) {
+    auto made = sink_set::make(std::move(sinks), {}, {pool.executor(), {}, book.writer()});
+    BOOST_REQUIRE(made.has_value());
+    shared.value.sinks = std::move(*made);
+  }
+
+  /// A sink that notes what it gets.
+  sink_config noting(sink_mode mode) {
+    auto sink = test::calling([this](const event_payload& x) {
+      got.push_back(x);
+      return result<void>{};
+    });
+    sink.mode = mode;
+    sink.policy.include_exec_output = true;
+    return sink;
+  }
+
+  static deliver_event delivery() {
+    deliver_event x{test::exec_event("out", "err")};
+    x.event.tenant = "default";
+    return x;
+  }
+
+  /// The answer once the sinks have run; nullopt before.
+  std::optional<result<void>> deliver_through_sinks() {
+    auto pending = self->request(hub, caf::infinite, delivery());
+    run();
+    BOOST_TEST(self->mailbox().empty()); // it waits
+    pool.run_all();
+    run();
+    std::optional<result<void>> out;
+    pending.receive([&] { out.emplace(); }, [&](caf::error& e) { out = unexpected(from_caf(e)); });
+    return out;
+  }
+
+  test::manual_executor pool;
+  test::log_book book;
+  std::vector<event_payload> got;
+};
+
+} // namespace
+
+BOOST_FIXTURE_TEST_SUITE(event_hub_with_sinks, sink_fixture)
+
+BOOST_AUTO_TEST_CASE(sinks_get_what_is_published) {
+  give_sinks({noting(sink_mode::best_effort)});
+  for (uint64_t i = 1; i <= 3; ++i)
+    publish("s", i);
+  pool.run_all();
+  BOOST_REQUIRE(got.size() == 3u);
+  BOOST_TEST(got[2].what.seq == 3u);
+  BOOST_TEST(got[2].what.id > got[1].what.id);
+}
+
+BOOST_AUTO_TEST_CASE(output_is_for_sinks_and_never_for_readers_or_the_journal) {
+  give_sinks({noting(sink_mode::best_effort)});
+  BOOST_TEST(call<void>(hub, delivery()).has_value());
+  pool.run_all();
+  BOOST_REQUIRE(got.size() == 1u);
+  BOOST_TEST((got[0].stdout_text == "out"));
+  auto page = call<event_page>(hub, query());
+  BOOST_TEST(!(*page)->items.at(0).output);
+  BOOST_TEST(call<void>(hub, flush_events{}).has_value());
+  BOOST_TEST(!written.at(0).output);
+}
+
+BOOST_AUTO_TEST_CASE(a_delivery_is_published_and_answered_at_once_without_sinks_to_wait_for) {
+  auto done = call<void>(hub, delivery());
+  BOOST_TEST((done && *done));
+  auto nobody_waits = noting(sink_mode::async);
+  nobody_waits.on_error = sink_on_error::log;
+  give_sinks({nobody_waits});
+  shared.value.sinks->publish(test::share(event{}));
+  done = call<void>(hub, delivery());
+  BOOST_TEST((done && *done));
+  auto page = call<event_page>(hub, query());
+  BOOST_TEST((*page)->items.size() == 2u);
+}
+
+BOOST_AUTO_TEST_CASE(a_delivery_is_answered_when_the_sinks_have_it) {
+  give_sinks({noting(sink_mode::sync), noting(sink_mode::sync)});
+  auto done = deliver_through_sinks();
+  BOOST_TEST((done && *done));
+  BOOST_TEST(got.size() == 2u);
+}
+
+BOOST_AUTO_TEST_CASE(a_delivery_is_answered_with_the_error_of_a_sink_that_raises) {
+  give_sinks({test::calling(test::broken)});
+  auto done = deliver_through_sinks();
+  BOOST_REQUIRE((done && !*done));
+  BOOST_TEST(done->error().message.starts_with("event sink callback failed"));
+}
+
+BOOST_AUTO_TEST_CASE(who_waits_hears_of_a_hub_that_dies) {
+  give_sinks({noting(sink_mode::sync)});
+  auto pending = self->request(hub, caf::infinite, delivery());
+  run();
+  kill(hub);
+  pool.run_all();
+  run();
+  bool failed = false;
+  pending.receive([] {}, [&](caf::error&) { failed = true; });
+  BOOST_TEST(failed);
+}
+
+BOOST_AUTO_TEST_CASE(a_flush_answers_when_the_journal_has_everything) {
+  for (uint64_t i = 1; i <= 10; ++i)
+    publish("s", i);
+  BOOST_TEST(written.empty());
+  auto done = call<void>(hub, flush_events{});
+  BOOST_TEST((done && *done));
+  BOOST_TEST(written.size() == 10u);
+  BOOST_TEST(call<void>(hub, flush_events{}).has_value());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

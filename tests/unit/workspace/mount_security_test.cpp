@@ -285,6 +285,19 @@ BOOST_AUTO_TEST_CASE(no_credential_is_written_into_a_state) {
   BOOST_TEST(dump_json(dump_state(again)) == text);
 }
 
+BOOST_AUTO_TEST_CASE(a_long_root_over_many_credential_files_costs_no_more_than_one) {
+  auto state = parse_state(state_with("{}")).value();
+  state.manifest.root = "/" + std::string(size_t{1} << 20, 'r');
+  named_entry x{
+    "m", one("gcs_mount", s3 + R"("service_account_file": "k", )" + by_rclone).entries[0].entry};
+  for (int i = 0; i < 20'000; ++i) {
+    x.path = std::to_string(i);
+    state.manifest.entries.push_back(x);
+  }
+  BOOST_TEST(redact_mounts(state.manifest));
+  BOOST_TEST(mount_authority(state.manifest.entries[19'999].entry.mount[0]).empty());
+}
+
 BOOST_AUTO_TEST_CASE(credentials_in_a_given_state_are_not_read) {
   auto state = parse_state(state_with(R"({"m": {"type": "s3_mount", "bucket": "b",
     "access_key_id": "A", "secret_access_key": "S", )"

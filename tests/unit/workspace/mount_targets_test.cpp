@@ -200,10 +200,19 @@ BOOST_AUTO_TEST_CASE(a_mount_is_described_where_it_goes) {
                 "└── g/  # /workspace/g\n");
 }
 
+BOOST_AUTO_TEST_CASE(a_mount_path_is_described_below_any_root) {
+  manifest x;
+  x.root = "/";
+  x.entries = {mount_at("a", "b/c"), mount_at("d", ".")};
+  BOOST_TEST(describe(x, 1).value() == "/\n├── a/  # /b/c\n└── d/  # /\n");
+  x.root = "//w/";
+  BOOST_TEST(describe(x, 1).value() == "//w\n├── a/  # //w/b/c\n└── d/  # //w\n");
+}
+
 BOOST_AUTO_TEST_CASE(a_cut_description_counts_the_mount_paths) {
   manifest x;
   for (int i = 100; i < 200; ++i)
-    x.entries.push_back(mount_at("m" + std::to_string(i), "/" + std::string(80, 'p')));
+    x.entries.push_back(mount_at("m" + std::to_string(i), std::string(70, 'p')));
   auto text = describe(x, 1).value();
   auto marker = text.find("\n... (truncated ");
   BOOST_REQUIRE(marker != std::string::npos);
