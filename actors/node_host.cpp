@@ -143,6 +143,10 @@ local_supervisor_actor node_host::supervisor_of(const std::string& session_id) c
   return services_->directory.supervisor(shard_of(session_id, services_->config.shards));
 }
 
+std::shared_ptr<workspace::dependencies> node_host::dependencies_of(const std::string& session_id) {
+  return services_->directory.dependencies_of(session_id, services_->config.dependencies.get());
+}
+
 node_host::~node_host() {
   if (!system_)
     return;

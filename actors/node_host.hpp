@@ -47,6 +47,10 @@ public:
   }
   local_supervisor_actor supervisor_of(const std::string& session_id) const;
 
+  /// The objects that `session_id` may use, made from the configuration's when first asked for and
+  /// closed at the end of the session's `close`, or when it is deleted; null: no such session here.
+  std::shared_ptr<workspace::dependencies> dependencies_of(const std::string& session_id);
+
   /// Asks from a thread that is no actor, and waits.
   template <class R, class Handle, class... Ts>
   result<R> ask(const Handle& handle, Ts... xs) {

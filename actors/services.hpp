@@ -5,6 +5,7 @@
 #include "backends/runtime.hpp"
 #include "backends/thread_pool.hpp"
 #include "snapshot/repository.hpp"
+#include "workspace/dependencies.hpp"
 #include "workspace/materialize.hpp"
 
 #include <algorithm>
@@ -49,6 +50,8 @@ struct node_config {
   /// Who gets events besides the journal, and what of them.
   std::vector<sink_config> event_sinks;
   actors::event_policies event_policies;
+  /// Objects of the embedding program; every session gets a clone of its own. Null: none.
+  std::shared_ptr<const workspace::dependencies> dependencies;
 };
 
 /// The current handles of the actors that a restart may replace.
@@ -110,6 +113,7 @@ public:
     supervisors_.clear();
     sessions_.clear();
     roots_.clear();
+    dependencies_.clear();
   }
 
   // -- written by a session's supervisor
@@ -156,6 +160,28 @@ public:
     return i == roots_.end() ? nullptr : i->second;
   }
 
+  // -- used by whoever embeds the node
+  // --------------------------------------------------------------
+
+  /// The objects of a session, cloned from `of` (or empty) when first asked for; null for a session
+  /// that is not known.
+  std::shared_ptr<workspace::dependencies> dependencies_of(const std::string& session_id,
+                                                           const workspace::dependencies* of) {
+    std::lock_guard lock{mutex_};
+    if (!sessions_.contains(session_id))
+      return nullptr;
+    auto& x = dependencies_[session_id];
+    if (!x)
+      x = of ? of->clone() : std::make_unique<workspace::dependencies>();
+    return x;
+  }
+  /// Takes them away, to be closed; null: nobody asked for them.
+  std::shared_ptr<workspace::dependencies> take_dependencies(const std::string& session_id) {
+    std::lock_guard lock{mutex_};
+    auto node = dependencies_.extract(session_id);
+    return node ? std::move(node.mapped()) : nullptr;
+  }
+
 private:
   mutable std::mutex mutex_;
   registry_actor registry_;
@@ -164,6 +190,7 @@ private:
   std::vector<local_supervisor_actor> supervisors_;
   std::unordered_map<std::string, session_actors> sessions_;
   std::unordered_map<std::string, shared_fd> roots_;
+  std::unordered_map<std::string, std::shared_ptr<workspace::dependencies>> dependencies_;
 };
 
 /// Counters for /metrics.

@@ -459,10 +459,22 @@ co<result<session_view>> session_impl::close() {
   auto hooks = co_await run_hooks();
   auto stopped = co_await stop_locked();
   auto down = co_await shutdown_locked();
-  for (auto* step : {&hooks, &stopped, &down})
+  auto objects = co_await close_dependencies();
+  for (auto* step : {&hooks, &stopped, &down, &objects})
     if (!*step)
       co_return unexpected(std::move(step->error()));
   co_return view();
+}
+
+co<result<void>> session_impl::close_dependencies() {
+  auto objects = shared_.directory.take_dependencies(record_.spec.id);
+  if (!objects)
+    co_return result<void>{};
+  auto work = [objects]() -> result<void> {
+    objects->close();
+    return {};
+  };
+  co_return co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
 }
 
 co<result<void>> session_impl::run_hooks() {

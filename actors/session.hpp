@@ -122,6 +122,7 @@ private:
   co<result<void>> stop_locked();
   co<result<void>> shutdown_locked();
   co<result<void>> run_hooks();
+  co<result<void>> close_dependencies();
   co<result<void>> save();
   caf::result<void> on_backend_replaced(backend_replaced& x);
   /// Closes the session when its idle time or its lifetime is over.

@@ -237,6 +237,14 @@ co<result<void>> supervisor_state::remove(remove_session x) {
     if (again != children_.end())
       children_.erase(again);
     shared_.directory.erase(x.id);
+    auto objects = shared_.directory.take_dependencies(x.id);
+    auto close = [objects]() -> result<void> {
+      if (objects)
+        objects->close();
+      return {};
+    };
+    if (objects)
+      offload_then<void>(self_, shared_.io, x.tenant, close, [](const result<void>&) {});
     shared_.metrics.sessions_removed.fetch_add(1, std::memory_order_relaxed);
     co_return result<void>{};
   }

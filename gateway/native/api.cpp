@@ -14,6 +14,19 @@ bool same_secret(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
+/// Whether a web page of another origin sends this. Without keys that would be any page which the
+/// operator's browser shows; the host must be a loopback name, or a page could bring its own.
+bool is_foreign_page(const request_head& head) {
+  auto origin = head.headers.get("Origin");
+  if (!origin)
+    return false;
+  auto host = head.headers.get("Host").value_or("");
+  auto name = host.substr(0, host.rfind(':'));
+  bool loopback = name == "localhost" || name == "[::1]" || name.starts_with("127.");
+  auto authority = origin->substr(std::min(origin->find("//") + 2, origin->size()));
+  return !loopback || origin->find("//") == std::string_view::npos || authority != host;
+}
+
 } // namespace
 
 std::string call::query(std::string_view name) const {
@@ -111,8 +124,12 @@ void api::dispatch(const route& r, std::shared_ptr<exchange> x) {
 }
 
 result<std::string> api::authenticate(const request_head& head) const {
-  if (context_->keys.empty())
+  if (context_->keys.empty()) {
+    if (is_foreign_page(head))
+      return unexpected(make_error(errc::unauthenticated, op::request,
+                                   "a web page of another origin needs an API key"));
     return "default";
+  }
   constexpr std::string_view scheme = "Bearer ";
   auto header = head.headers.get("Authorization").value_or("");
   if (header.substr(0, scheme.size()) == scheme)

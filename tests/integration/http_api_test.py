@@ -363,6 +363,17 @@ class Operation(ServerTest):
         self.assertEqual([e["seq"] for _, e in again], [3, 4])
 
 
+    def test_web_pages_of_other_origins_are_refused_without_keys(self):
+        for host, origin, status in (
+            (f"127.0.0.1:{self.server.port}", "http://evil.example", 401),
+            (f"127.0.0.1:{self.server.port}", "null", 401),
+            (f"evil.example:{self.server.port}", f"http://evil.example:{self.server.port}", 401),
+            (f"localhost:{self.server.port}", f"http://localhost:{self.server.port}", 200),
+        ):
+            headers = {"Host": host, "Origin": origin}
+            self.assertEqual(self.server.json("GET", "/v1/sessions", headers=headers)[0], status)
+
+
 class Tenants(ServerTest):
     config = {"api_keys": [{"key": "ka", "tenant": "a"}, {"key": "kb", "tenant": "b"}]}
 

@@ -1,5 +1,10 @@
 #include "support.hpp"
 
+#include "workspace/dependencies.hpp"
+
+#include <any>
+#include <atomic>
+
 using namespace troupe;
 using namespace troupe::tests;
 using namespace std::chrono_literals;
@@ -211,6 +216,33 @@ BOOST_AUTO_TEST_CASE(an_idle_session_closes_itself) {
   }
   BOOST_TEST((view(id)->record.live.status == session_status::stopped));
   BOOST_TEST(std::filesystem::exists(folder() + "/snap/" + id + ".tar"));
+}
+
+BOOST_AUTO_TEST_CASE(every_session_has_objects_of_its_own_until_it_is_closed) {
+  auto objects = std::make_shared<workspace::dependencies>();
+  auto made = std::make_shared<std::atomic<int>>(0);
+  auto closed = std::make_shared<std::atomic<int>>(0);
+  workspace::dependencies::factory_options options;
+  options.close_result = [closed](std::any&) { ++*closed; };
+  BOOST_REQUIRE(objects->bind_value("name", std::string{"x"}));
+  BOOST_REQUIRE(objects->bind_factory(
+    "number", [made](workspace::dependencies&) { return result<std::any>{++*made}; }, options));
+  node_config config;
+  config.dependencies = objects;
+  node_fixture own{config};
+  auto number = [&](const std::string& id) {
+    return std::any_cast<int>(**own.host().dependencies_of(id)->get("number"));
+  };
+  auto a = own.make();
+  auto b = own.make();
+  BOOST_TEST(number(a) == 1);
+  BOOST_TEST(number(b) == 2);
+  BOOST_TEST(number(a) == 1);
+  BOOST_TEST(std::any_cast<std::string>(**own.host().dependencies_of(b)->get("name")) == "x");
+  BOOST_TEST(!own.host().dependencies_of("nobody"));
+  BOOST_REQUIRE(own.host().ask<session_view>(own.session(a), close_session{}));
+  BOOST_TEST(*closed == 1);
+  BOOST_TEST(number(a) == 3); // a closed session may be started again
 }
 
 BOOST_AUTO_TEST_SUITE_END()
