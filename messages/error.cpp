@@ -1,5 +1,7 @@
 #include "messages/error.hpp"
 
+#include <simdjson.h>
+
 #include <array>
 #include <cstdio>
 #include <utility>
@@ -145,6 +147,8 @@ std::optional<op> op_from_string(std::string_view name) {
 }
 
 std::string to_utf8(std::string_view bytes) {
+  if (simdjson::validate_utf8(bytes))
+    return std::string{bytes};
   std::string out;
   out.reserve(bytes.size());
   for (size_t i = 0; i < bytes.size();) {
