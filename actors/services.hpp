@@ -225,6 +225,11 @@ inline int64_t now_ms() {
     .count();
 }
 
+/// Where snapshots of a tenant go unless asked otherwise.
+inline std::string snapshot_dir(const node_config& config, const std::string& tenant) {
+  return config.state_dir + "/snapshots/" + tenant;
+}
+
 /// Where a session keeps what is its own.
 inline std::string session_dir(const node_config& config, const std::string& id) {
   return config.state_dir + "/sessions/" + id;

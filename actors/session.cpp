@@ -3,6 +3,7 @@
 #include "actors/manifest_supervisor.hpp"
 #include "backends/unix_local/argv.hpp"
 #include "messages/ids.hpp"
+#include "snapshot/staging.hpp"
 #include "workspace/manifest_plan.hpp"
 #include "workspace/mount_security.hpp"
 #include "workspace/mount_targets.hpp"
@@ -63,6 +64,7 @@ session_impl::session_impl(self_ptr<handle_type> self, services& shared, session
   } else if (record_.live.status != session_status::created
              && record_.live.status != session_status::failed) {
     // The process that ran it ended: its processes are gone, its workspace is there.
+    interrupted_ = record_.live.status != session_status::stopped;
     record_.live.status = session_status::stopped;
   }
 }
@@ -77,9 +79,7 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
   schedule_expiry();
   return {
     [this](const get_session&) { return respond(self_, scope_, get()); },
-    [this](const start_session& x) {
-      return respond(self_, scope_, start(x.on_conflict.value_or(record_.spec.on_conflict)));
-    },
+    [this](const start_session& x) { return respond(self_, scope_, start(x.on_conflict)); },
     [this](const stop_session&) { return respond(self_, scope_, stop()); },
     [this](const shutdown_session&) { return respond(self_, scope_, shutdown()); },
     [this](const close_session&) { return respond(self_, scope_, close()); },
@@ -172,8 +172,12 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
 // -- lifecycle
 // ------------------------------------------------------------------------------------------
 
-co<result<session_view>> session_impl::start(workspace_conflict policy) {
+co<result<session_view>> session_impl::start(std::optional<workspace_conflict> asked) {
   auto turn = co_await lifecycle_.acquire();
+  // What was acknowledged since the last stop is in the live workspace only: nobody who starts a
+  // session twice, or after a crash, means to lose it.
+  auto usual = up_ || interrupted_ ? workspace_conflict::live_wins : record_.spec.on_conflict;
+  auto policy = asked.value_or(usual);
   auto event = co_await begin(op::start);
   if (!event)
     co_return unexpected(std::move(event.error()));
@@ -186,6 +190,7 @@ co<result<session_view>> session_impl::start(workspace_conflict policy) {
     live.last_error.reset();
     live.workspace_root_ready = true;
     preserved_ = true;
+    interrupted_ = false;
     up_ = true;
   } else {
     live.status = session_status::failed;
@@ -218,6 +223,8 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
       co_return unexpected(std::move(root_there.error()));
   }
   auto opened = co_await ensure_open();
+  if (opened && interrupted_)
+    opened = co_await sweep_unfinished();
   if (!opened)
     co_return opened;
   bool reusable = preserved_ && record_.live.workspace_root_ready && *root_there;
@@ -306,6 +313,14 @@ co<result<void>> session_impl::remove_ephemeral() {
       if (auto ok = workspace::remove_path(root->get(), path, true, path); !ok)
         return ok;
     return {};
+  };
+  co_return co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
+}
+
+co<result<void>> session_impl::sweep_unfinished() {
+  auto work = [root = root_, path = record_.spec.state.manifest.root] {
+    snapshot::staging::sweep(path);
+    return workspace::sweep_unfinished(root->get());
   };
   co_return co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
 }

@@ -99,7 +99,8 @@ private:
   // -- lifecycle (session.cpp)
   // ------------------------------------------------------------------------
 
-  co<result<session_view>> start(workspace_conflict policy);
+  /// `asked`: else as the session's specification says, or after a crash the live workspace.
+  co<result<session_view>> start(std::optional<workspace_conflict> asked);
   co<result<session_view>> stop();
   co<result<session_view>> shutdown();
   co<result<session_view>> close();
@@ -116,6 +117,7 @@ private:
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
                                              bool only_ephemeral);
   co<result<void>> remove_ephemeral();
+  co<result<void>> sweep_unfinished();
   co<result<void>> ensure_open();
   void set_root(shared_fd root);
   co<result<void>> persist();
@@ -249,6 +251,8 @@ private:
   bool up_ = false;
   /// An earlier start (of this life, or of an earlier process) left a workspace that may be kept.
   bool preserved_ = false;
+  /// A process died in the middle of whatever it did here.
+  bool interrupted_ = false;
   shared_fd root_;
   std::vector<session_wall> walls_;
   session_usage usage_;

@@ -1,5 +1,6 @@
 #include "actors/snapshot_store.hpp"
 
+#include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
 
 namespace troupe::actors {
@@ -114,16 +115,21 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
   auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
   if (!found)
     co_return unexpected(std::move(found.error()));
-  if (found->items.empty())
-    co_return unexpected(make_error(errc::not_found, op::snapshot_persist, "no such snapshot")
-                           .with("snapshot_id", x.id));
+  bool known = !found->items.empty();
   place held{*this, x.id};
   auto mine = co_await held.one_at_a_time().acquire();
   snapshot_ref ref;
   ref.kind = snapshot_kind::local;
   ref.id = x.id;
-  ref.base_path = found->items.front().base_path;
-  auto work = [&repository = shared_.snapshots, ref] { return repository.remove(ref); };
+  // One that was written, but not noted, is in the tenant's own folder.
+  ref.base_path = known ? found->items.front().base_path : snapshot_dir(shared_.config, x.tenant);
+  auto work = [&repository = shared_.snapshots, ref, known]() -> result<void> {
+    bool ours = known || (is_uuid(ref.id) && repository.restorable(ref).value_or(false));
+    if (!ours)
+      return unexpected(make_error(errc::not_found, op::snapshot_persist, "no such snapshot")
+                          .with("snapshot_id", ref.id));
+    return repository.remove(ref);
+  };
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
     co_return removed;

@@ -210,8 +210,9 @@ co<result<void>> supervisor_state::remove(remove_session x) {
   }
   auto backend = found->backend;
   watch_.unwatch(backend);
-  auto gone = co_await ask<void>(self_, backend, remove_sandbox{});
-  self_->send_exit(backend, caf::exit_reason::kill);
+  // The files go after the record: a process that dies in between leaves a whole session, or a
+  // folder that nobody knows, which the next one sweeps.
+  auto gone = co_await ask<void>(self_, backend, close_sandbox{});
   result<void> dropped;
   if (gone && has_snapshots && !x.keep_snapshot) {
     // Only a snapshot that this session wrote.
@@ -222,9 +223,13 @@ co<result<void>> supervisor_state::remove(remove_session x) {
       list_snapshots query{x.tenant, record->spec.state.snapshot.id, 1, ""};
       auto known
         = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-      if (known && !known->items.empty() && known->items.front().session_id == x.id) {
-        remove_snapshot request{known->items.front().id, x.tenant};
+      // A process may have died between writing one and noting it.
+      bool unknown = known && known->items.empty() && record->spec.state.snapshot.id == x.id;
+      if (unknown || (known && !known->items.empty() && known->items[0].session_id == x.id)) {
+        remove_snapshot request{record->spec.state.snapshot.id, x.tenant};
         dropped = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+        if (!dropped && dropped.error().code == errc::not_found)
+          dropped = {};
       }
     }
   }
@@ -232,6 +237,9 @@ co<result<void>> supervisor_state::remove(remove_session x) {
     drop_record last{x.id};
     dropped = co_await ask<void>(self_, shared_.directory.registry(), std::move(last));
   }
+  if (gone && dropped)
+    gone = co_await ask<void>(self_, backend, remove_sandbox{});
+  self_->send_exit(backend, caf::exit_reason::kill);
   auto again = children_.find(x.id);
   if (gone && dropped) {
     if (again != children_.end())
@@ -346,7 +354,7 @@ result<void> supervisor_state::complete(session_spec& spec) const {
   if (snapshot.id.empty())
     snapshot.id = spec.id;
   if (snapshot.kind == snapshot_kind::local && snapshot.base_path.empty())
-    snapshot.base_path = shared_.config.state_dir + "/snapshots/" + spec.tenant;
+    snapshot.base_path = snapshot_dir(shared_.config, spec.tenant);
   return {};
 }
 

@@ -81,6 +81,17 @@ result<staging> staging::make(const std::string& root) {
   return x;
 }
 
+void staging::sweep(const std::string& root) {
+  auto [parent, name] = workspace::split_last(real_path(root));
+  unique_fd fd{::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!fd)
+    return;
+  auto prefix = '.' + name.substr(0, max_root_name) + std::string{marker};
+  remove_leftovers(fd.get(), [&](std::string_view found) {
+    return found.starts_with(prefix) && is_name(found);
+  });
+}
+
 bool staging::is_name(std::string_view name) {
   auto at = name.rfind(marker);
   return name.starts_with('.') && at != name.npos && at > 0

@@ -18,6 +18,9 @@ public:
   /// Makes missing parents of `root`.
   static result<staging> make(const std::string& root);
 
+  /// Removes what a process that died had begun beside `root`.
+  static void sweep(const std::string& root);
+
   /// Whether `name` is that of a directory that `make` makes beside a root.
   static bool is_name(std::string_view name);
 

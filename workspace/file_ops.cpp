@@ -197,6 +197,22 @@ result<void> staged_file::commit(std::optional<uint32_t> mode, bool durable) {
 
 // -- directories ----------------------------------------------------------------------------------
 
+result<void> sweep_unfinished(int root_fd) {
+  constexpr std::string_view prefix = ".troupe-";
+  constexpr size_t digits = 16;
+  auto is_unfinished = [&](std::string_view name) {
+    auto end = prefix.size() + digits;
+    return name.size() == end + 4 && name.starts_with(prefix)
+           && (name.ends_with(".tmp") || name.ends_with(".old"))
+           && name.find_first_not_of("0123456789abcdef", prefix.size()) == end;
+  };
+  return walk(root_fd, [&](const tree_item& item) {
+    if (!S_ISDIR(item.info->st_mode) && is_unfinished(item.name))
+      ::unlinkat(item.parent_fd, item.name, 0);
+    return walk_next::enter;
+  });
+}
+
 result<std::vector<file_entry>> list_directory(int root_fd, const std::string& path,
                                                const std::string& shown) {
   auto failure = [&](int err) {

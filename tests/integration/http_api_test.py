@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -445,6 +446,31 @@ class Process(unittest.TestCase):
             answer = server.json("POST", path + "/exec", {"command": "cat f"})
             self.assertEqual(answer[1]["stdout"], "kept\n")
             server.stop()
+        finally:
+            server.close()
+
+    def test_a_write_cut_by_kill_9_leaves_nothing(self):
+        server = Server()
+        try:
+            _, session = server.json("POST", "/v1/sessions", {})
+            root = session["state"]["manifest"]["root"]
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(
+                    f"PUT /v1/sessions/{session['id']}/file?path=d/f HTTP/1.1\r\nHost: x\r\n"
+                    "Content-Length: 1000000\r\n\r\n".encode()
+                    + b"x" * 500_000
+                )
+                deadline = time.monotonic() + 20
+                while not (os.path.isdir(root + "/d") and os.listdir(root + "/d")):
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.01)
+                server.kill()
+            os.mkdir(os.path.join(os.path.dirname(root), ".workspace.troupe-0123456789abcdef"))
+            server.start()
+            status, answer = server.json("POST", f"/v1/sessions/{session['id']}/start")
+            self.assertEqual(status, 200, answer)
+            self.assertEqual(os.listdir(root + "/d"), [])
+            self.assertEqual(os.listdir(os.path.dirname(root)), ["workspace"])
         finally:
             server.close()
 

@@ -475,6 +475,21 @@ BOOST_AUTO_TEST_CASE(removes_files_links_and_directories) {
   BOOST_TEST(exists(t.outside + "/kept"));
 }
 
+BOOST_AUTO_TEST_CASE(what_a_dead_process_had_begun_is_swept_and_nothing_else) {
+  test_folder t;
+  std::vector<std::string> kept = {".troupe-0123456789abcdef.tmpx", ".troupe-0123456789ABCDEF.tmp",
+                                   ".troupe-0123456789abcde.tmp", "troupe-0123456789abcdef.tmp"};
+  for (const auto& name : kept)
+    BOOST_REQUIRE(write(t, name, "mine"));
+  BOOST_REQUIRE(write(t, "d/.troupe-0123456789abcdef.tmp", "half"));
+  BOOST_REQUIRE(write(t, ".troupe-fedcba9876543210.old", "old"));
+  BOOST_REQUIRE(sweep_unfinished(t.fd.get()));
+  kept.emplace_back("d");
+  std::sort(kept.begin(), kept.end());
+  BOOST_TEST(names(t.root) == kept, boost::test_tools::per_element());
+  BOOST_TEST(names(t.root + "/d").empty());
+}
+
 BOOST_AUTO_TEST_CASE(removing_what_is_missing_looks_like_the_command) {
   test_folder t;
   auto done = remove_path(t.fd.get(), "no", false, "/workspace/no");
