@@ -7,7 +7,7 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 packages=(
   g++ make cmake ninja-build ccache pkg-config git ca-certificates curl zstd
-  libcaf-dev libarchive-dev nlohmann-json3-dev libzstd-dev libsqlite3-dev libssl-dev
+  libcaf-dev libarchive-dev nlohmann-json3-dev libzstd-dev libseccomp-dev libsqlite3-dev libssl-dev
   libboost-dev libboost-system-dev libboost-test-dev libexpected-dev libcli11-dev python3 procps
 )
 
