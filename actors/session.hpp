@@ -62,6 +62,7 @@ private:
   /// A file being written beside its place.
   struct writing {
     std::shared_ptr<workspace::staged_file> file;
+    std::optional<backends::user_ids> who;
   };
 
   /// Where an uploaded archive goes, unless it is a whole workspace.
@@ -115,6 +116,11 @@ private:
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
                                              bool only_ephemeral);
   co<result<void>> remove_ephemeral();
+  /// Gives what the server wrote into the workspace by itself to the session's user.
+  co<result<void>> give_workspace();
+  bool is_isolated() const {
+    return record_.spec.state.type == backend_kind::isolated;
+  }
   co<result<void>> ensure_open();
   co<result<void>> persist();
   co<result<void>> stop_locked();
@@ -228,6 +234,7 @@ private:
   /// An earlier start (of this life, or of an earlier process) left a workspace that may be kept.
   bool preserved_ = false;
   shared_fd root_;
+  decltype(sandbox_ready::identity) identity_; ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;
   std::vector<hook> hooks_;

@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
   cli::run_options run;
   auto* run_command = app.add_subcommand("run", "Run one command in a session, without a server");
   run_command->add_option("manifest", run.manifest, "Manifest file (JSON)");
-  run_command->add_option("--backend", run.backend, "unix_local");
+  run_command->add_option("--backend", run.backend, "unix_local (default) or isolated");
   run_command->add_option("--snapshot-dir", run.snapshot_dir,
                           "Stop into a snapshot in this folder");
   run_command->add_option("--resume", run.resume, "Resume from this state file");

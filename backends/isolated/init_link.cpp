@@ -1,6 +1,6 @@
 #include "backends/isolated/init_link.hpp"
 
-#include "backends/isolated/acting_as.hpp"
+#include "backends/ownership.hpp"
 
 #include <fcntl.h>
 #include <sys/epoll.h>

@@ -1,8 +1,8 @@
 #include "backends/isolated/isolated.hpp"
 
-#include "backends/isolated/acting_as.hpp"
 #include "backends/isolated/seccomp.hpp"
 #include "backends/isolated/uid_range.hpp"
+#include "backends/ownership.hpp"
 #include "backends/unix_local/argv.hpp"
 #include "workspace/tree.hpp"
 
@@ -328,23 +328,9 @@ result<void> isolated_sandbox::give_root_to_its_user() const {
     owner = uid_base_ + default_id;
   }
   struct stat info {};
-  if (::fstat(root->get(), &info) != 0)
-    return unexpected{start_failed(config_.workspace_root, errno)};
-  if (info.st_uid == owner)
+  if (::fstat(root->get(), &info) == 0 && info.st_uid == owner)
     return {};
-  int failed = 0;
-  auto walked = workspace::walk(root->get(), [&](const workspace::tree_item& x) {
-    if (x.info->st_uid - owner + default_id >= ids_per_range
-        && ::fchownat(x.parent_fd, x.name, owner, owner, AT_SYMLINK_NOFOLLOW) != 0
-        && errno != ENOENT)
-      failed = errno;
-    return workspace::walk_next::enter;
-  });
-  if (!walked)
-    return walked;
-  if (failed != 0 || ::fchown(root->get(), owner, owner) != 0)
-    return unexpected{start_failed(config_.workspace_root, failed != 0 ? failed : errno)};
-  return {};
+  return give_tree(root->get(), {owner, owner, {}});
 }
 
 result<launch_plan> isolated_sandbox::plan() const {

@@ -1,13 +1,19 @@
-#include "backends/isolated/acting_as.hpp"
+#include "backends/ownership.hpp"
 
+#include "workspace/tree.hpp"
+
+#include <fcntl.h>
 #include <sys/fsuid.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
-namespace troupe::backends::isolated {
+namespace troupe::backends {
 
 namespace {
 
@@ -49,4 +55,28 @@ acting_as::~acting_as() {
   set_groups(own_groups());
 }
 
-} // namespace troupe::backends::isolated
+result<void> give_tree(int root_fd, const user_ids& to) {
+  auto own = ::geteuid();
+  int failed = 0;
+  auto give = [&](int dir, const char* name, int flags) {
+    if (::fchownat(dir, name, to.uid, to.gid, flags) != 0 && errno != ENOENT)
+      failed = errno;
+  };
+  auto walked = workspace::walk(root_fd, [&](const workspace::tree_item& x) {
+    if (x.info->st_uid == own)
+      give(x.parent_fd, x.name, AT_SYMLINK_NOFOLLOW);
+    return workspace::walk_next::enter;
+  });
+  if (!walked)
+    return walked;
+  struct stat info {};
+  if (::fstat(root_fd, &info) == 0 && info.st_uid == own)
+    give(root_fd, "", AT_EMPTY_PATH);
+  if (failed != 0)
+    return unexpected{make_error(errc::workspace_start_error, op::start,
+                                 std::string{"cannot give the workspace to its user: "}
+                                   + std::strerror(failed))};
+  return {};
+}
+
+} // namespace troupe::backends
