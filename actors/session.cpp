@@ -203,7 +203,7 @@ co<result<session_view>> session_impl::start(workspace_conflict policy) {
 
 co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   const auto& state = record_.spec.state;
-  auto checked = workspace::check_manifest(state.manifest, false);
+  auto checked = workspace::check_manifest(state.manifest, is_isolated());
   if (checked)
     checked = check_mounts_of(state.manifest);
   if (!checked)
@@ -534,7 +534,7 @@ co<result<materialized_files>> session_impl::apply(apply_manifest request) {
     if (given.root != wanted->root && given.root != manifest{}.root)
       co_return unexpected(conflict("the root of a live session cannot change"));
     given.root = wanted->root;
-    auto checked = workspace::check_manifest(given, false);
+    auto checked = workspace::check_manifest(given, is_isolated());
     if (checked)
       checked = check_mounts_of(given);
     if (!checked)
