@@ -86,9 +86,8 @@ co<result<sandbox_ready>> backend_state::ready_after(result<void> (backends::san
   auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
   if (!opened)
     co_return unexpected(std::move(opened.error()));
-  auto identity = [sandbox](const std::optional<std::string>& user) {
-    return sandbox->file_identity(user);
-  };
+  auto identity
+    = [sandbox](const std::optional<std::string>& user) { return sandbox->file_identity(user); };
   sandbox_ready ready{sandbox_->root(), sandbox_->walls(), identity};
   co_return ready;
 }

@@ -93,9 +93,8 @@ using backend_actor
                  caf::result<exec_result>(sandbox_terminal, exec_sink_actor),
                  // Answers once the terminal has taken the bytes.
                  caf::result<void>(terminal_input), caf::result<void>(terminal_size),
-                 caf::result<void>(connect_port),
-                 caf::result<void>(exec_cancel), caf::result<void>(exec_grant),
-                 caf::result<void>(action)>;
+                 caf::result<void>(connect_port), caf::result<void>(exec_cancel),
+                 caf::result<void>(exec_grant), caf::result<void>(action)>;
 
 // -- terminal
 // -----------------------------------------------------------------------------------------

@@ -156,8 +156,7 @@ result<session_record> record_of(const session_row& row) {
   take(limits, "disk_bytes", out.spec.limits.disk_bytes);
   take(limits, "disk_inodes", out.spec.limits.disk_inodes);
   take(limits, "open_files", out.spec.limits.open_files);
-  out.spec.network
-    = network_from_string(spec->value("network", "")).value_or(network_mode::none);
+  out.spec.network = network_from_string(spec->value("network", "")).value_or(network_mode::none);
   if (auto i = spec->find("archives"); i != spec->end())
     if (auto archives = workspace::parse_archive_limits(*i))
       out.spec.archives = *archives;

@@ -134,8 +134,7 @@ public:
   /// Who file operations for `user` are done as, in ids of this process's namespace; nullopt: as
   /// this process. Refuses a user that there is not.
   virtual result<std::optional<user_ids>>
-  file_identity(const std::optional<std::string>& user) const
-    = 0;
+  file_identity(const std::optional<std::string>& user) const = 0;
 
   /// A stream to what listens at `port` of the sandbox's loopback: connected or about to be, and
   /// not blocking. Empty where that is this machine's own loopback. `done` runs on the reactor

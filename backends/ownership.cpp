@@ -73,9 +73,9 @@ result<void> give_tree(int root_fd, const user_ids& to) {
   if (::fstat(root_fd, &info) == 0 && info.st_uid == own)
     give(root_fd, "", AT_EMPTY_PATH);
   if (failed != 0)
-    return unexpected{make_error(errc::workspace_start_error, op::start,
-                                 std::string{"cannot give the workspace to its user: "}
-                                   + std::strerror(failed))};
+    return unexpected{
+      make_error(errc::workspace_start_error, op::start,
+                 std::string{"cannot give the workspace to its user: "} + std::strerror(failed))};
   return {};
 }
 

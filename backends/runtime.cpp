@@ -36,7 +36,8 @@ cgroup_tree prepare_process(const runtime::options& opts) {
 
 runtime::runtime(options opts)
   : cgroups_(prepare_process(opts)),
-    isolated_(std::make_unique<isolated::shared_parts>(opts.isolated, opts.instance)), kills_({.name = "killer", .threads = 2}) {
+    isolated_(std::make_unique<isolated::shared_parts>(opts.isolated, opts.instance)),
+    kills_({.name = "killer", .threads = 2}) {
   if (!opts.isolated.dir.empty())
     isolated::limit_groups::sweep("troupe-" + opts.instance + "-");
   reactor_.post([this] { reap_regularly(); });

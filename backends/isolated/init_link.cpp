@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <optional>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 namespace troupe::backends::isolated {
@@ -147,9 +147,8 @@ void init_link::flush() {
 }
 
 void init_link::start(command_id id, spawn_request rq, on_end ended) {
-  auto fail = [&](error why) {
-    events_.post([ended, why = std::move(why)] { ended(unexpected{why}); });
-  };
+  auto fail
+    = [&](error why) { events_.post([ended, why = std::move(why)] { ended(unexpected{why}); }); };
   if (auto ok = check_spawn(rq); !ok)
     return fail(std::move(ok.error()));
   auto strings = strings_of(rq);
@@ -231,8 +230,7 @@ void init_link::request(message_type type, uint64_t id, std::string bytes, on_pr
 }
 
 void init_link::open_process(command_id id, on_process done) {
-  request(message_type::open_process, id, std::string(sizeof(bare_message), '\0'),
-          std::move(done));
+  request(message_type::open_process, id, std::string(sizeof(bare_message), '\0'), std::move(done));
 }
 
 void init_link::connect(uint16_t port, on_process done) {

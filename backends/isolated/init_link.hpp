@@ -67,9 +67,9 @@ private:
   bool mapped_; ///< inside there are ids of its own
 
   std::mutex mutex_;
-  bool gone_ = false;                                  ///< guarded
-  std::deque<outgoing> queue_;                         ///< guarded; what the socket did not take
-  std::unordered_map<uint64_t, running> commands_;     ///< guarded
+  bool gone_ = false;                              ///< guarded
+  std::deque<outgoing> queue_;                     ///< guarded; what the socket did not take
+  std::unordered_map<uint64_t, running> commands_; ///< guarded
   std::unordered_map<uint64_t, std::deque<on_process>> requests_; ///< guarded
 
   // -- reactor thread only

@@ -19,9 +19,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cctype>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
@@ -41,15 +41,14 @@ constexpr size_t max_accounts = 1000;
 
 /// Of files in /proc that tell of the machine, or would change it.
 const std::vector<std::string> masked_files{
-  "/proc/kcore",      "/proc/keys",       "/proc/key-users", "/proc/kallsyms", "/proc/timer_list",
-  "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
+  "/proc/kcore",      "/proc/keys",        "/proc/key-users",     "/proc/kallsyms",
+  "/proc/timer_list", "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
 
 std::atomic<uint64_t> last_life{0};
 
 /// Variables of the server's that say who it is, not how commands shall speak.
 bool is_personal(const std::string& name) {
-  return name == "PATH" || name == "USER" || name == "LOGNAME" || name == "SHELL"
-         || name == "HOME";
+  return name == "PATH" || name == "USER" || name == "LOGNAME" || name == "SHELL" || name == "HOME";
 }
 
 std::map<std::string, std::string> allowed_environment(const std::vector<std::string>& allowlist) {
@@ -230,8 +229,8 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
   if (::fchmod(private_dir->get(), 0700) != 0)
     return unexpected{start_failed(config_.private_dir, errno)};
   if (mapped_) {
-    auto base = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base,
-                               config_.private_dir);
+    auto base
+      = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
     if (!base)
       return unexpected{std::move(base.error())};
     std::lock_guard guard{mutex_};
@@ -355,11 +354,10 @@ result<launch_plan> isolated_sandbox::plan() const {
   out.workspace = config_.inside_root;
   out.mounts.push_back({mount_kind::handed, mount_landlock_write, config_.workspace_root,
                         config_.inside_root.substr(1), 0, 0});
-  out.mounts.push_back(
-    {mount_kind::proc, mount_no_exec | mount_landlock_write, "", "proc", 0, 0});
+  out.mounts.push_back({mount_kind::proc, mount_no_exec | mount_landlock_write, "", "proc", 0, 0});
   out.mounts.push_back({mount_kind::devpts,
-                        mount_no_exec | mount_with_devices | mount_landlock_write, "", "dev/pts",
-                        0, 0});
+                        mount_no_exec | mount_with_devices | mount_landlock_write, "", "dev/pts", 0,
+                        0});
   for (auto [target, flags] : {std::pair{"tmp", 0U}, std::pair{"dev/shm", 0U + mount_no_exec}})
     out.mounts.push_back({mount_kind::tmpfs, flags | mount_landlock_write, "", target,
                           static_cast<uint64_t>(options.tmp_bytes),
@@ -449,9 +447,9 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
   };
   add("namespaces", true, "user, mount, pid, net, ipc, uts and cgroup of its own");
   add("user_range", mapped_,
-      mapped_                  ? "65536 user ids of its own"
+      mapped_            ? "65536 user ids of its own"
       : ::geteuid() == 0 ? "waived by the operator: commands run as the server's user"
-                               : "the server is no root: commands run as its user");
+                         : "the server is no root: commands run as its user");
   add("mounts", true, "a read-only root, nothing setuid, no devices but the harmless ones");
   add("proc", true, "only its own processes, files that tell of the machine masked, no /sys");
   add("capabilities", true, "none, and none to be had by exec");
@@ -628,8 +626,8 @@ void isolated_sandbox::connect(uint16_t port, std::function<void(result<unique_f
     link->connect(port, std::move(done));
   else
     services_.events.post([done = std::move(done)] {
-      done(
-        unexpected{make_error(errc::conflict, op::resolve_exposed_port, "the sandbox is not open")});
+      done(unexpected{
+        make_error(errc::conflict, op::resolve_exposed_port, "the sandbox is not open")});
     });
 }
 
@@ -669,8 +667,8 @@ result<void> isolated_sandbox::remove() {
   if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)})
     end_earlier(dir.get());
   if (mapped_ && base == 0) { // never opened by this process
-    auto known = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base,
-                                config_.private_dir);
+    auto known
+      = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
     base = known.value_or(0);
   }
   auto removed = workspace::remove_tree_at(config_.private_dir);

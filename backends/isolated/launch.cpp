@@ -116,8 +116,7 @@ TROUPE_IN_CHILD int run_child(void* argument) {
 }
 
 bool write_map(pid_t pid, const char* name, const std::string& text) {
-  unique_fd fd{
-    ::open(("/proc/" + std::to_string(pid) + "/" + name).c_str(), O_WRONLY | O_CLOEXEC)};
+  unique_fd fd{::open(("/proc/" + std::to_string(pid) + "/" + name).c_str(), O_WRONLY | O_CLOEXEC)};
   return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
 }
 
@@ -161,8 +160,8 @@ std::string setup_datagram(const launch_plan& plan) {
   out.append(plan.workspace.c_str(), m.workspace_size);
   out += masked;
   for (const auto& x : plan.mounts) {
-    mount_entry entry{x.kind, x.flags, x.bytes, x.inodes,
-                      static_cast<uint32_t>(x.target.size()) + 1, 0};
+    mount_entry entry{
+      x.kind, x.flags, x.bytes, x.inodes, static_cast<uint32_t>(x.target.size()) + 1, 0};
     append(out, entry);
     out.append(x.target.c_str(), x.target.size() + 1);
   }

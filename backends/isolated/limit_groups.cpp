@@ -145,13 +145,14 @@ result<limit_groups> limit_groups::make(const std::string& name, const session_l
       if (apply(unified, x.v2))
         continue;
       out.remove();
-      return unexpected{cannot(x.controller, std::string{x.v2.front().name} + ": "
-                                               + std::strerror(errno))};
+      return unexpected{
+        cannot(x.controller, std::string{x.v2.front().name} + ": " + std::strerror(errno))};
     }
     const auto& parent = cached_directory(x.controller);
     if (parent.empty()) {
       out.remove();
-      return unexpected{cannot(x.controller, "neither cgroup v2 nor v1 offers the controller here")};
+      return unexpected{
+        cannot(x.controller, "neither cgroup v2 nor v1 offers the controller here")};
     }
     auto path = parent + "/" + name;
     if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
@@ -202,8 +203,7 @@ void limit_groups::sweep(const std::string& prefix) {
     for (const auto& x : std::filesystem::directory_iterator{parent, ignored}) {
       if (x.path().filename().string().compare(0, prefix.size(), prefix) != 0)
         continue;
-      std::istringstream pids{
-        read_kernel_file(AT_FDCWD, (x.path() / "cgroup.procs").string())};
+      std::istringstream pids{read_kernel_file(AT_FDCWD, (x.path() / "cgroup.procs").string())};
       for (pid_t pid = 0; pids >> pid;)
         ::kill(pid, SIGKILL);
       remove_below(x.path().string());

@@ -23,8 +23,12 @@ constexpr size_t max_templates = 256;
 constexpr const char* devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
 
 /// Of the host's /etc: what says nothing about the host, and programs want.
-constexpr const char* copied[] = {"ld.so.cache",      "mime.types", "protocols",
-                                  "services",         "shells",     "ssl/openssl.cnf",
+constexpr const char* copied[] = {"ld.so.cache",
+                                  "mime.types",
+                                  "protocols",
+                                  "services",
+                                  "shells",
+                                  "ssl/openssl.cnf",
                                   "ssl/certs/ca-certificates.crt"};
 
 error failed(const std::string& what, const std::string& why) {
@@ -76,9 +80,8 @@ void make_tree(const fs::path& root, const std::string& workspace, const std::st
     make_dir(root / name);
   for (auto name : devices)
     write_text(root / "dev" / name, "");
-  auto link = [&](const char* target, const char* name) {
-    fs::create_symlink(target, root / name);
-  };
+  auto link
+    = [&](const char* target, const char* name) { fs::create_symlink(target, root / name); };
   link("pts/ptmx", "dev/ptmx");
   link("/proc/self/fd", "dev/fd");
   link("/proc/self/fd/0", "dev/stdin");
@@ -126,8 +129,8 @@ result<std::string> root_templates::make(const std::string& workspace) {
 }
 
 result<std::vector<mount_plan>> root_templates::mounts(const std::string& workspace) {
-  static const std::set<std::string> ours{"dev", "proc", "tmp",   "usr",  "etc", "bin", "sbin",
-                                          "lib", "lib32", "lib64", "libx32", "sys"};
+  static const std::set<std::string> ours{"dev",  "proc", "tmp",   "usr",   "etc",    "bin",
+                                          "sbin", "lib",  "lib32", "lib64", "libx32", "sys"};
   auto first = (*fs::path{workspace}.relative_path().begin()).string();
   if (workspace.empty() || workspace.front() != '/' || workspace.size() > 200 || ours.count(first)
       || fs::path{workspace}.lexically_normal() != fs::path{workspace})

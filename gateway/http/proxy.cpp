@@ -91,20 +91,19 @@ public:
       return look_up();
     error_code ec;
     socket_.assign(asio::ip::tcp::v4(), stream->release(), ec);
-    socket_.async_wait(asio::ip::tcp::socket::wait_write,
-                       [self = shared_from_this()](const error_code& fault) {
-                         if (self->ended_)
-                           return;
-                         int code = fault ? fault.value() : 0;
-                         socklen_t size = sizeof code;
-                         if (!fault)
-                           ::getsockopt(self->socket_.native_handle(), SOL_SOCKET, SO_ERROR, &code,
-                                        &size);
-                         if (code != 0)
-                           self->fail(self->unavailable("connect_failed", std::strerror(code)));
-                         else
-                           self->on_connected();
-                       });
+    socket_.async_wait(
+      asio::ip::tcp::socket::wait_write, [self = shared_from_this()](const error_code& fault) {
+        if (self->ended_)
+          return;
+        int code = fault ? fault.value() : 0;
+        socklen_t size = sizeof code;
+        if (!fault)
+          ::getsockopt(self->socket_.native_handle(), SOL_SOCKET, SO_ERROR, &code, &size);
+        if (code != 0)
+          self->fail(self->unavailable("connect_failed", std::strerror(code)));
+        else
+          self->on_connected();
+      });
   }
 
   /// The next piece of the answer's body.

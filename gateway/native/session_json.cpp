@@ -60,9 +60,9 @@ result<void> read_network(const json& value, backend_kind kind, network_mode& ou
       return {};
     }
   if (kind == backend_kind::isolated && value.is_object())
-    return unexpected(make_error(errc::not_implemented, op::create,
-                                 "a list of allowed networks cannot be held yet")
-                        .with("field", "network"));
+    return unexpected(
+      make_error(errc::not_implemented, op::create, "a list of allowed networks cannot be held yet")
+        .with("field", "network"));
   if (value == "host")
     return {};
   if (value == "none" || value.is_object())

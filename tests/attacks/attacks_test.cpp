@@ -51,9 +51,10 @@ struct attack_fixture : sandbox_fixture {
   }
 
   command_exit python(const std::string& text) {
-    auto request = plain({"/usr/bin/python3", "-c", "import ctypes,os,socket,sys\n"
-                                                    "libc=ctypes.CDLL(None,use_errno=True)\n"
-                                                      + text});
+    auto request = plain({"/usr/bin/python3", "-c",
+                          "import ctypes,os,socket,sys\n"
+                          "libc=ctypes.CDLL(None,use_errno=True)\n"
+                            + text});
     auto x = run(request);
     BOOST_REQUIRE_MESSAGE(x, (x ? "" : x.error().message));
     return *x;
@@ -142,7 +143,8 @@ BOOST_AUTO_TEST_CASE(another_abi_kills) {
 BOOST_AUTO_TEST_CASE(commands_have_no_capability_and_can_gain_none) {
   auto out = run_script("grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status");
   for (auto name : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"})
-    BOOST_TEST(out.stdout_data.find(std::string{name} + ":\t0000000000000000") != std::string::npos);
+    BOOST_TEST(out.stdout_data.find(std::string{name} + ":\t0000000000000000")
+               != std::string::npos);
   BOOST_TEST(out.stdout_data.find("NoNewPrivs:\t1") != std::string::npos);
   BOOST_TEST(out.stdout_data.find("Seccomp:\t2") != std::string::npos);
   auto request = script("grep CapEff /proc/self/status; id -u");
@@ -160,13 +162,14 @@ BOOST_AUTO_TEST_CASE(nothing_but_the_workspace_and_tmp_can_be_written) {
 }
 
 BOOST_AUTO_TEST_CASE(the_host_is_not_to_be_seen) {
-  BOOST_TEST(run_script("ls -d /sys/kernel " + dir.path + " /work /var/lib /boot").stdout_data == "");
+  BOOST_TEST(run_script("ls -d /sys/kernel " + dir.path + " /work /var/lib /boot").stdout_data
+             == "");
   BOOST_TEST(run_script("cat /proc/1/environ /proc/1/maps; ls /proc/1/root/ /proc/1/fd").exit_code
              != 0);
   BOOST_TEST(run_script("ls /proc/1/cwd/").stdout_data == "");
-  BOOST_TEST(run_script("cat /proc/kcore /proc/keys /proc/kallsyms /proc/modules | head -c 100")
-               .stdout_data
-             == "");
+  BOOST_TEST(
+    run_script("cat /proc/kcore /proc/keys /proc/kallsyms /proc/modules | head -c 100").stdout_data
+    == "");
   BOOST_TEST(run_script("for i in 3 4 5 6 7 8 9; do ls /proc/self/fd/$i/ 2>/dev/null; done; "
                         "readlink /proc/self/fd/9 /proc/self/fd/10 || true")
                .stdout_data
@@ -187,9 +190,9 @@ BOOST_AUTO_TEST_CASE(devices_and_setuid_programs_do_nothing) {
 BOOST_AUTO_TEST_CASE(no_link_leads_the_file_interface_out) {
   auto secret = dir.path + "/secret";
   std::ofstream{secret} << "secret";
-  BOOST_TEST(run_script("ln -s / out; ln -s " + secret + " s; ln -s /proc/self/root p; mkfifo f")
-               .exit_code
-             == 0);
+  BOOST_TEST(
+    run_script("ln -s / out; ln -s " + secret + " s; ln -s /proc/self/root p; mkfifo f").exit_code
+    == 0);
   auto root = box->root()->get();
   for (auto path : {"out/etc/passwd", "s", "p/etc/passwd", "../session/uid-range"})
     BOOST_TEST(workspace::open_beneath(root, path, O_RDONLY | O_NONBLOCK) < 0, path);
@@ -200,14 +203,15 @@ BOOST_AUTO_TEST_CASE(a_race_of_links_and_renames_never_leads_out) {
   std::filesystem::create_directories(victim);
   std::ofstream{victim + "/file"} << "untouched";
   std::filesystem::permissions(victim, std::filesystem::perms::all);
-  auto spec = prepare(plain({"/usr/bin/python3", "-c",
-                             "import os\nos.makedirs('d',exist_ok=True)\n"
-                             "open('d/file','w').write('mine')\n"
-                             "os.symlink('"
-                               + victim
-                               + "','l')\nopen('up','w')\n"
-                                 "while True:\n os.rename('d','x');os.rename('l','d');os.rename('d',"
-                                 "'l');os.rename('x','d')\n"}));
+  auto spec
+    = prepare(plain({"/usr/bin/python3", "-c",
+                     "import os\nos.makedirs('d',exist_ok=True)\n"
+                     "open('d/file','w').write('mine')\n"
+                     "os.symlink('"
+                       + victim
+                       + "','l')\nopen('up','w')\n"
+                         "while True:\n os.rename('d','x');os.rename('l','d');os.rename('d',"
+                         "'l');os.rename('x','d')\n"}));
   auto racer = start(std::move(spec));
   BOOST_REQUIRE(eventually([&] { return exists("up"); }));
   auto root = box->root();
@@ -262,8 +266,8 @@ BOOST_AUTO_TEST_CASE(init_cannot_be_signalled_or_traced) {
   request.user = "root";
   BOOST_TEST(run(request).value().exit_code == 0);
   BOOST_TEST(python("print(libc.ptrace(16,1,0,0))").stdout_data == "-1\n");
-  request = plain({"/usr/bin/python3", "-c",
-                   "import ctypes\nprint(ctypes.CDLL(None).ptrace(16,1,0,0))"});
+  request
+    = plain({"/usr/bin/python3", "-c", "import ctypes\nprint(ctypes.CDLL(None).ptrace(16,1,0,0))"});
   request.user = "root";
   BOOST_TEST(run(request).value().stdout_data == "-1\n");
 }
@@ -294,8 +298,8 @@ BOOST_AUTO_TEST_CASE(memory_beyond_the_limit_kills_its_user_only) {
 
 BOOST_AUTO_TEST_CASE(tmp_is_bounded_in_bytes_and_inodes) {
   BOOST_TEST(run_script("head -c 16M /dev/zero > /tmp/big").exit_code != 0);
-  BOOST_TEST(run_script("rm /tmp/big; for i in $(seq 2000); do : > /tmp/$i || exit 1; done").exit_code
-             != 0);
+  BOOST_TEST(
+    run_script("rm /tmp/big; for i in $(seq 2000); do : > /tmp/$i || exit 1; done").exit_code != 0);
 }
 
 BOOST_AUTO_TEST_CASE(descriptors_and_terminals_are_bounded) {

@@ -227,8 +227,7 @@ received take(int flags) {
   }
   auto head = reinterpret_cast<const header*>(datagram);
   if ((m.flags & (msg_trunc | msg_ctrunc)) != 0
-      || (r.size > 0
-          && (static_cast<size_t>(r.size) < sizeof(header) || head->size != r.size))) {
+      || (r.size > 0 && (static_cast<size_t>(r.size) < sizeof(header) || head->size != r.size))) {
     close_all(r);
     r.size = -EBADMSG;
   }
@@ -374,7 +373,8 @@ landlock_builder make_landlock(long abi) {
     a.scoped = landlock_scoped_sockets_and_signals;
   x.handled = a.fs;
   auto size = abi >= 6 ? sizeof a : abi >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t);
-  x.ruleset = static_cast<int>(call(__NR_landlock_create_ruleset, arg(&a), static_cast<long>(size), 0));
+  x.ruleset
+    = static_cast<int>(call(__NR_landlock_create_ruleset, arg(&a), static_cast<long>(size), 0));
   check(setup_step::landlock, x.ruleset);
   return x;
 }
@@ -502,7 +502,8 @@ void set_up(const inherited& handed) {
 
   for (uint32_t at = 0; masked != nullptr && at < m.masked_size;
        at += static_cast<uint32_t>(sys::length(masked + at)) + 1) {
-    auto cover = call(__NR_open_tree, AT_FDCWD, arg("/dev/null"), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    auto cover
+      = call(__NR_open_tree, AT_FDCWD, arg("/dev/null"), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     check(setup_step::masks, cover);
     auto done
       = call(__NR_move_mount, cover, arg(""), AT_FDCWD, arg(masked + at), MOVE_MOUNT_F_EMPTY_PATH);
@@ -520,7 +521,8 @@ void set_up(const inherited& handed) {
   if (m.file_size != 0)
     limit(1 /* RLIMIT_FSIZE */, m.file_size);
 
-  auto workspace_fd = call(__NR_openat, AT_FDCWD, arg(me.workspace), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  auto workspace_fd
+    = call(__NR_openat, AT_FDCWD, arg(me.workspace), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   check(setup_step::workspace, workspace_fd);
 
   drop_rights();
@@ -787,7 +789,8 @@ void spawn(received& got) {
   if (done.stage == spawn_stage::none)
     return;
   // A start that failed is answered at once; should the socket be full, through the table.
-  exited_message m{{message_type::exited, 0, id}, done.stage, static_cast<int32_t>(-done.error), 0, 0, 0};
+  exited_message m{
+    {message_type::exited, 0, id}, done.stage, static_cast<int32_t>(-done.error), 0, 0, 0};
   if (!post(&m, sizeof m) && me.commands < max_commands) {
     auto& c = table[me.commands++];
     c = command{};
@@ -806,8 +809,12 @@ void report() {
       ++i;
       continue;
     }
-    exited_message m{{message_type::exited, 0, c.id}, spawn_stage::none, c.status, c.user_us,
-                     c.system_us, c.max_rss_kib};
+    exited_message m{{message_type::exited, 0, c.id},
+                     spawn_stage::none,
+                     c.status,
+                     c.user_us,
+                     c.system_us,
+                     c.max_rss_kib};
     if (!post(&m, sizeof m))
       return;
     c = table[--me.commands];
