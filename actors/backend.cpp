@@ -62,6 +62,10 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
                                   static_cast<uint16_t>(x.cols));
       return caf::unit;
     },
+    [this](connect_port& x) -> caf::result<void> {
+      sandbox_->connect(x.port, std::move(x.done));
+      return caf::unit;
+    },
     [this](const exec_cancel& x) -> caf::result<void> {
       if (auto i = commands_.find(x.call_id); i != commands_.end())
         sandbox_->cancel(i->second.id);
@@ -82,7 +86,10 @@ co<result<sandbox_ready>> backend_state::ready_after(result<void> (backends::san
   auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
   if (!opened)
     co_return unexpected(std::move(opened.error()));
-  co_return sandbox_ready{sandbox_->root(), sandbox_->walls()};
+  auto identity
+    = [sandbox](const std::optional<std::string>& user) { return sandbox->file_identity(user); };
+  sandbox_ready ready{sandbox_->root(), sandbox_->walls(), identity};
+  co_return ready;
 }
 
 co<result<void>> backend_state::close() {

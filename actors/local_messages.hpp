@@ -28,6 +28,15 @@ struct reopen_root {};
 struct sandbox_ready {
   shared_fd root;
   std::vector<backends::wall> walls;
+  /// Who file operations for a user are done as; see `sandbox::file_identity`. Does not block.
+  std::function<result<std::optional<backends::user_ids>>(const std::optional<std::string>&)>
+    identity;
+};
+
+/// Asks for a stream to a port inside; see `sandbox::connect`.
+struct connect_port {
+  uint16_t port = 0;
+  std::function<void(result<unique_fd>)> done;
 };
 
 /// Kills everything inside; the workspace stays.
@@ -84,8 +93,8 @@ using backend_actor
                  caf::result<exec_result>(sandbox_terminal, exec_sink_actor),
                  // Answers once the terminal has taken the bytes.
                  caf::result<void>(terminal_input), caf::result<void>(terminal_size),
-                 caf::result<void>(exec_cancel), caf::result<void>(exec_grant),
-                 caf::result<void>(action)>;
+                 caf::result<void>(connect_port), caf::result<void>(exec_cancel),
+                 caf::result<void>(exec_grant), caf::result<void>(action)>;
 
 // -- terminal
 // -----------------------------------------------------------------------------------------
@@ -206,6 +215,7 @@ using manifest_supervisor_actor = actor_handle<caf::result<materialized_files>(r
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::open_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::reopen_root)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_ready)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::connect_port)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::close_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::remove_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::get_usage)

@@ -1,5 +1,6 @@
 #include "actors/manifest_supervisor.hpp"
 
+#include "backends/ownership.hpp"
 #include "messages/ids.hpp"
 #include "workspace/materialize.hpp"
 #include "workspace/tree.hpp"
@@ -154,6 +155,7 @@ void manifest_supervisor_state::add_inline(group& g, std::vector<workspace::plan
   auto work = work_;
   auto stop = stop_->get_token();
   job->run = [work, stop, batch = std::move(batch)]() -> result<std::vector<materialized_file>> {
+    backends::acting_as_if identity{work->identity};
     // Runs of plain files share their parent's descriptor.
     std::vector<workspace::inline_file> files;
     auto flush = [&]() -> result<void> {
@@ -193,6 +195,7 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
     case entry_kind::dir:
       children_of = x.entry;
       job->run = [work, x]() -> result<std::vector<materialized_file>> {
+        backends::acting_as_if identity{work->identity};
         if (auto ok = workspace::make_entry_directory(work->root->get(), x.destination, *x.entry);
             !ok)
           return unexpected(std::move(ok.error()));
@@ -218,6 +221,10 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       break;
     case entry_kind::git_repo: {
       auto subpath = workspace::check_git_subpath(*x.entry);
+      if (work_->isolated)
+        subpath = unexpected(make_error(errc::not_implemented, op::materialize,
+                                        "git entries need a network, which an isolated session "
+                                        "does not have"));
       if (!subpath) {
         job->run = [problem = subpath.error()]() -> result<std::vector<materialized_file>> {
           return unexpected(problem);

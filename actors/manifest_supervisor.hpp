@@ -18,6 +18,10 @@ struct application {
   std::shared_ptr<const troupe::manifest> manifest;
   bool only_ephemeral = false;
   shared_fd root;
+  bool isolated = false;
+  /// Who writes what the manifest says itself; what is copied from this machine is given away
+  /// afterwards.
+  std::optional<backends::user_ids> identity;
   std::string root_path;
   std::string private_dir; ///< for clones on their way into the workspace
   std::string tenant;

@@ -64,8 +64,10 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   std::unique_ptr<node_host> host{new node_host};
   // The name ties the cgroups to the state directory: the next process on it sweeps them.
   auto instance = workspace::sha256_hex(config.state_dir).substr(0, 12);
-  host->runtime_
-    = std::make_unique<backends::runtime>(backends::runtime::options{.instance = instance});
+  if (config.isolated.dir.empty())
+    config.isolated.dir = config.state_dir + "/isolated";
+  host->runtime_ = std::make_unique<backends::runtime>(
+    backends::runtime::options{.instance = instance, .isolated = config.isolated});
   if (auto swept = sweep(config, **db); !swept)
     return unexpected(std::move(swept.error()));
   auto workers = cores();

@@ -39,6 +39,7 @@ struct node_config {
   std::vector<std::string> env_allowlist
     = {"PATH", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "USER", "LOGNAME", "SHELL"};
   workspace::local_source_policy local_sources;
+  backends::isolated_options isolated;
   /// Whether a manifest's own path grants widen what local sources may read; only where the
   /// manifest is the operator's (`troupe run`).
   bool grants_widen_sources = false;
@@ -233,6 +234,12 @@ inline std::string snapshot_dir(const node_config& config, const std::string& te
 /// Where a session keeps what is its own.
 inline std::string session_dir(const node_config& config, const std::string& id) {
   return config.state_dir + "/sessions/" + id;
+}
+
+/// Where a session's workspace is on this machine; inside, it may be elsewhere.
+inline std::string workspace_dir(const node_config& config, const session_spec& spec) {
+  return spec.state.type == backend_kind::isolated ? session_dir(config, spec.id) + "/workspace"
+                                                   : spec.state.manifest.root;
 }
 
 } // namespace troupe::actors

@@ -1,6 +1,7 @@
 #include "actors/session.hpp"
 
 #include "actors/manifest_supervisor.hpp"
+#include "backends/ownership.hpp"
 #include "backends/unix_local/argv.hpp"
 #include "messages/ids.hpp"
 #include "snapshot/staging.hpp"
@@ -43,6 +44,14 @@ std::string search_path(const manifest& x, const std::vector<std::string>& env_a
       return variable.value;
   const char* host = std::getenv("PATH"); // NOLINT(concurrency-mt-unsafe): nobody sets variables
   return host && backends::is_allowed("PATH", env_allowlist) ? host : backends::default_path;
+}
+
+/// Sources that only the server may read: it copies them as itself.
+bool copies_from_host(const entry& x) {
+  if (x.kind == entry_kind::local_file || x.kind == entry_kind::local_dir)
+    return true;
+  return std::any_of(x.children.begin(), x.children.end(),
+                     [](const named_entry& y) { return copies_from_host(y.entry); });
 }
 
 result<bool> directory_exists(const std::string& path) {
@@ -208,7 +217,7 @@ co<result<session_view>> session_impl::start(std::optional<workspace_conflict> a
 
 co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   const auto& state = record_.spec.state;
-  auto checked = workspace::check_manifest(state.manifest, false);
+  auto checked = workspace::check_manifest(state.manifest, is_isolated());
   if (checked)
     checked = check_mounts_of(state.manifest);
   if (!checked)
@@ -216,7 +225,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   // Before the backend makes a missing root: whether there is a workspace to keep.
   result<bool> root_there = false;
   if (preserved_ || !noop_snapshot()) {
-    auto root_path = state.manifest.root;
+    auto root_path = workspace_dir(shared_.config, record_.spec);
     auto probe = [root_path] { return directory_exists(root_path); };
     root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
     if (!root_there)
@@ -293,7 +302,7 @@ co<result<void>> session_impl::restore() {
   const auto& state = record_.spec.state;
   progress(op::snapshot_restore, R"({"stage":"restoring"})");
   restore_snapshot request{state.snapshot, record_.spec.id, record_.spec.tenant,
-                           state.manifest.root};
+                           workspace_dir(shared_.config, record_.spec)};
   auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
   if (!restored)
     co_return restored;
@@ -318,7 +327,7 @@ co<result<void>> session_impl::remove_ephemeral() {
 }
 
 co<result<void>> session_impl::sweep_unfinished() {
-  auto work = [root = root_, path = record_.spec.state.manifest.root] {
+  auto work = [root = root_, path = workspace_dir(shared_.config, record_.spec)] {
     snapshot::staging::sweep(path);
     return workspace::sweep_unfinished(root->get());
   };
@@ -334,6 +343,7 @@ co<result<void>> session_impl::ensure_open() {
   open_ = true;
   set_root(ready->root);
   walls_ = ready->walls;
+  identity_ = ready->identity;
   co_return result<void>{};
 }
 
@@ -352,6 +362,13 @@ co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const m
   work.only_ephemeral = only_ephemeral;
   work.root = root_;
   work.root_path = record_.spec.state.manifest.root;
+  work.isolated = is_isolated();
+  auto who = identity_(std::nullopt);
+  if (!who)
+    co_return unexpected(std::move(who.error()));
+  work.identity = *who;
+  bool copies = std::any_of(work.manifest->entries.begin(), work.manifest->entries.end(),
+                            [](const named_entry& x) { return copies_from_host(x.entry); });
   work.private_dir = session_dir(shared_.config, record_.spec.id);
   work.tenant = record_.spec.tenant;
   work.limits = record_.spec.concurrency;
@@ -367,7 +384,23 @@ co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const m
   };
   auto supervisor
     = self_->spawn<state_actor<manifest_supervisor_state>>(std::ref(shared_), std::move(work));
-  co_return co_await ask<materialized_files>(self_, supervisor, run_application{});
+  auto applied = co_await ask<materialized_files>(self_, supervisor, run_application{});
+  if (applied && copies) {
+    auto given = co_await give_workspace();
+    if (!given)
+      co_return unexpected(std::move(given.error()));
+  }
+  co_return applied;
+}
+
+co<result<void>> session_impl::give_workspace() {
+  auto who = identity_(std::nullopt);
+  if (!who)
+    co_return unexpected(std::move(who.error()));
+  if (!*who)
+    co_return result<void>{};
+  auto work = [root = root_, to = **who] { return backends::give_tree(root->get(), to); };
+  co_return co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
 }
 
 co<result<session_view>> session_impl::stop() {
@@ -402,7 +435,7 @@ co<result<void>> session_impl::stop_locked() {
 co<result<void>> session_impl::persist() {
   if (noop_snapshot())
     co_return result<void>{};
-  const auto root_path = record_.spec.state.manifest.root;
+  const auto root_path = workspace_dir(shared_.config, record_.spec);
   auto probe = [root_path] { return directory_exists(root_path); };
   auto there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
   if (!there || !*there) {
@@ -555,7 +588,7 @@ co<result<materialized_files>> session_impl::apply(apply_manifest request) {
     if (given.root != wanted->root && given.root != manifest{}.root)
       co_return unexpected(conflict("the root of a live session cannot change"));
     given.root = wanted->root;
-    auto checked = workspace::check_manifest(given, false);
+    auto checked = workspace::check_manifest(given, is_isolated());
     if (checked)
       checked = check_mounts_of(given);
     if (!checked)

@@ -62,6 +62,7 @@ private:
   /// A file being written beside its place.
   struct writing {
     std::shared_ptr<workspace::staged_file> file;
+    std::optional<backends::user_ids> who;
   };
 
   /// Where an uploaded archive goes, unless it is a whole workspace.
@@ -118,6 +119,11 @@ private:
                                              bool only_ephemeral);
   co<result<void>> remove_ephemeral();
   co<result<void>> sweep_unfinished();
+  /// Gives what the server wrote into the workspace by itself to the session's user.
+  co<result<void>> give_workspace();
+  bool is_isolated() const {
+    return record_.spec.state.type == backend_kind::isolated;
+  }
   co<result<void>> ensure_open();
   void set_root(shared_fd root);
   co<result<void>> persist();
@@ -254,6 +260,7 @@ private:
   /// A process died in the middle of whatever it did here.
   bool interrupted_ = false;
   shared_fd root_;
+  decltype(sandbox_ready::identity) identity_; ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;
   std::vector<hook> hooks_;

@@ -1,5 +1,6 @@
 #include "actors/session.hpp"
 
+#include "backends/ownership.hpp"
 #include "snapshot/extract.hpp"
 #include "workspace/apply_patch.hpp"
 
@@ -10,12 +11,6 @@
 namespace troupe::actors {
 
 namespace {
-
-error cannot_act_as(op operation, const std::string& user) {
-  return make_error(errc::sandbox_config_invalid, operation,
-                    "unix_local works as the server's own user; it cannot act as another")
-    .with("user", user);
-}
 
 result<std::vector<workspace::patch_operation>> operations_of(const patch_workspace& x) {
   if (x.operations.empty())
@@ -31,15 +26,22 @@ result<std::vector<workspace::patch_operation>> operations_of(const patch_worksp
 co<result<patch_answer>> session_impl::patch(patch_workspace x) {
   if (auto refused = admit())
     co_return unexpected(std::move(*refused));
-  if (x.user && !x.user->empty())
-    co_return unexpected(cannot_act_as(op::apply_patch, *x.user));
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
+  auto who = identity_(x.user);
+  if (!who) {
+    who.error().operation = op::apply_patch;
+    co_return unexpected(std::move(who.error()));
+  }
   ++in_flight_;
   record_.live.last_used_at_ms = now_ms();
   auto request = std::make_shared<patch_workspace>(std::move(x));
-  auto work = [request, root = root_, policy = policy_]() -> result<patch_answer> {
+  auto policy = policy_;
+  if (is_isolated()) // grants are places of this machine
+    policy = workspace::path_policy::make(record_.spec.state.manifest.root, {}).value();
+  auto work = [request, root = root_, policy, who = *who]() -> result<patch_answer> {
+    backends::acting_as_if identity{who};
     auto operations = operations_of(*request);
     if (!operations)
       return unexpected(std::move(operations.error()));
@@ -85,9 +87,16 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
+  auto who = identity_(std::nullopt);
+  if (!who)
+    co_return unexpected(std::move(who.error()));
+  if (archive->file->target->path.grant >= 0 && is_isolated())
+    co_return unexpected(make_error(errc::sandbox_config_invalid, op::write,
+                                    "an isolated session has no files outside its workspace"));
   ++in_flight_;
-  auto work = [file = archive->file, root = root_, limits = record_.spec.archives,
+  auto work = [file = archive->file, root = root_, limits = record_.spec.archives, who = *who,
                stop = stop_.get_token()]() -> result<void> {
+    backends::acting_as_if identity{who};
     const auto& path = file->target->path;
     unique_fd grant;
     if (path.grant >= 0) {

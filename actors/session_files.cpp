@@ -1,5 +1,6 @@
 #include "actors/session.hpp"
 
+#include "backends/ownership.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -101,11 +102,6 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
                                       file_work<T> work) {
   if (auto refused = admit())
     co_return unexpected(std::move(*refused));
-  if (user && !user->empty())
-    co_return unexpected(make_error(errc::sandbox_config_invalid, operation,
-                                    "unix_local works as the server's own user; it cannot act as "
-                                    "another")
-                           .with("user", *user));
   if (path.find('\0') != std::string::npos)
     co_return unexpected(
       make_error(errc::invalid_request, operation, "a path must not contain NUL"));
@@ -115,11 +111,21 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
+  auto who = identity_(user);
+  if (!who) {
+    who.error().operation = operation;
+    co_return unexpected(std::move(who.error()));
+  }
+  if (resolved->grant >= 0 && is_isolated())
+    co_return unexpected(make_error(errc::sandbox_config_invalid, operation,
+                                    "an isolated session has no files outside its workspace")
+                           .with("path", resolved->absolute));
   ++in_flight_;
   record_.live.last_used_at_ms = now_ms();
   auto root = root_;
   auto target = *resolved;
-  auto job = [root, target, work]() -> result<T> {
+  auto job = [root, target, work, who = *who]() -> result<T> {
+    backends::acting_as_if identity{who};
     if (target.grant < 0)
       return work(root->get(), target);
     auto base = open_grant(target);
@@ -237,7 +243,9 @@ co<result<file_handle>> session_impl::open_write(file_open_write x) {
     return std::make_shared<workspace::staged_file>(std::move(*file));
   };
   auto file = co_await with_path<staged>(op::write, x.path, x.user, true, work);
-  auto handle = file ? keep(writing{*file}) : result<uint64_t>{unexpected(std::move(file.error()))};
+  auto who = file ? identity_(x.user) : unexpected(file.error());
+  auto handle
+    = who ? keep(writing{*file, *who}) : result<uint64_t>{unexpected(std::move(who.error()))};
   if (!handle) {
     auto refused = co_await end(std::move(*event), std::move(handle));
     co_return unexpected(std::move(refused.error()));
@@ -283,7 +291,10 @@ co<result<void>> session_impl::commit(file_commit x) {
     co_return unexpected(std::move(file.error()));
   auto event = handles_.at(x.handle).event;
   handles_.erase(x.handle);
-  auto work = [file = file->file, mode = x.mode] { return file->commit(mode, false); };
+  auto work = [file = file->file, who = file->who, mode = x.mode] {
+    backends::acting_as_if identity{who};
+    return file->commit(mode, false);
+  };
   auto done = co_await offload<void>(self_, shared_.io, record_.spec.tenant, work);
   if (event)
     done = co_await end(std::move(*event), std::move(done));
@@ -392,13 +403,15 @@ co<result<void>> session_impl::import_commit(commit_import x) {
   auto event = co_await begin(op::hydrate_workspace, "{\"untar_dir\":" + json_quote(root) + "}");
   if (!event)
     co_return unexpected(std::move(event.error()));
-  auto work = [file = archive->file, root, limits = record_.spec.archives,
-               stop = stop_.get_token()]() -> result<void> {
+  auto work = [file = archive->file, root = workspace_dir(shared_.config, record_.spec),
+               limits = record_.spec.archives, stop = stop_.get_token()]() -> result<void> {
     if (::lseek(file->fd.get(), 0, SEEK_SET) != 0)
       return unexpected(system_error(errc::internal, op::hydrate_workspace, "cannot rewind"));
     return snapshot::hydrate(file->fd.get(), root, true, limits, stop);
   };
   auto done = co_await offload<void>(self_, shared_.cpu, record_.spec.tenant, work);
+  if (done)
+    done = co_await give_workspace();
   co_return co_await end(std::move(*event), std::move(done));
 }
 

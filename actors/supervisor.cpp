@@ -333,7 +333,9 @@ result<void> supervisor_state::complete(session_spec& spec) const {
   const auto folder = session_dir(shared_.config, spec.id);
   // A root that we made goes where this server keeps its sessions, whatever the state says: only
   // there may it be removed with the session.
-  if (state.manifest.root == manifest{}.root || state.workspace_root_owned) {
+  if (state.type == backend_kind::isolated) {
+    state.workspace_root_owned = true; // the root is a place inside
+  } else if (state.manifest.root == manifest{}.root || state.workspace_root_owned) {
     state.manifest.root = folder + "/workspace";
     state.workspace_root_owned = true;
   }
@@ -367,7 +369,12 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->has_snapshots = spec.state.snapshot.kind == snapshot_kind::local;
   made->sandbox.session_id = spec.id;
   made->sandbox.private_dir = session_dir(shared_.config, spec.id);
-  made->sandbox.workspace_root = spec.state.manifest.root;
+  made->sandbox.workspace_root = workspace_dir(shared_.config, spec);
+  made->sandbox.inside_root = spec.state.manifest.root;
+  made->sandbox.limits = spec.limits;
+  made->sandbox.network = spec.network;
+  made->sandbox.users = spec.state.manifest.users;
+  made->sandbox.groups = spec.state.manifest.groups;
   made->sandbox.root_owned = spec.state.workspace_root_owned;
   made->sandbox.env_allowlist = shared_.config.env_allowlist;
   return made;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backends/user_ids.hpp"
 #include "messages/error.hpp"
 #include "messages/exec.hpp"
 #include "messages/session.hpp"
@@ -39,6 +40,7 @@ struct command_spec {
   /// Collected: bytes kept of each stream. What exceeds it is read, dropped and reported.
   int64_t output_limit = 1024 * 1024;
   std::optional<std::chrono::nanoseconds> timeout;
+  user_ids as; ///< inside the sandbox; for those with users of their own
 };
 
 /// How a command ended.
@@ -91,6 +93,18 @@ struct sandbox_config {
   bool root_owned = true;
   /// Names of host environment variables that commands may see.
   std::vector<std::string> env_allowlist;
+
+  // -- for sandboxes with walls ------------------------------------------------------------------
+
+  /// Where the workspace is inside.
+  std::string inside_root = "/workspace";
+  session_limits limits;
+  network_mode network = network_mode::none;
+  /// Users and groups that exist inside.
+  std::vector<user> users;
+  std::vector<group> groups;
+  /// Read-only directories below the workspace, the topmost first; empty: a plain directory.
+  std::vector<std::string> lower_layers;
 };
 
 using wall = session_wall;
@@ -116,6 +130,16 @@ public:
   virtual result<command_spec>
   prepare(const exec_request& request,
           const std::vector<std::pair<std::string, std::string>>& environment) const = 0;
+
+  /// Who file operations for `user` are done as, in ids of this process's namespace; nullopt: as
+  /// this process. Refuses a user that there is not.
+  virtual result<std::optional<user_ids>>
+  file_identity(const std::optional<std::string>& user) const = 0;
+
+  /// A stream to what listens at `port` of the sandbox's loopback: connected or about to be, and
+  /// not blocking. Empty where that is this machine's own loopback. `done` runs on the reactor
+  /// thread.
+  virtual void connect(uint16_t port, std::function<void(result<unique_fd>)> done) = 0;
 
   /// Starts a command. `on_exit` comes also when it cannot be started.
   virtual command_id exec(command_spec spec, command_handlers handlers) = 0;

@@ -1,5 +1,6 @@
 #include "backends/command_runner.hpp"
 
+#include "backends/proc.hpp"
 #include "backends/pty.hpp"
 #include "backends/terminal.hpp"
 
@@ -144,6 +145,7 @@ struct command_runner::command {
   int64_t left_behind = most_left_behind; ///< streamed: how much may come after the grace
   int32_t exit_code = 0;
   std::chrono::nanoseconds wall{0};
+  std::optional<error> lost; ///< inside: it never ran, or the sandbox ended under it
 };
 
 struct command_runner::leftover {
@@ -156,6 +158,10 @@ struct command_runner::leftover {
 
 command_runner::command_runner(runner_services services, std::string owner, shared_fd cgroup)
   : services_(services), owner_(std::move(owner)), cgroup_(std::move(cgroup)) {}
+
+command_runner::command_runner(runner_services services, std::string owner,
+                               std::shared_ptr<command_host> host)
+  : services_(services), owner_(std::move(owner)), host_(std::move(host)) {}
 
 command_runner::~command_runner() = default;
 
@@ -215,6 +221,11 @@ command_id command_runner::start(const command_ptr& c) {
     request.stdin_fd = pick(c->spec.stdin_fd, c->child_ends[0]);
     request.stdout_fd = pick(c->spec.stdout_fd, c->child_ends[1]);
     request.stderr_fd = pick(c->spec.stderr_fd, c->child_ends[2]);
+  }
+  request.as = c->spec.as;
+  if (host_) {
+    start_inside(c, std::move(request));
+    return c->id;
   }
   request.cgroup_fd = cgroup_ ? cgroup_->get() : -1;
   auto started = [self = shared_from_this(), c](result<spawned> outcome) {
@@ -331,7 +342,8 @@ result<void> command_runner::open_streams(command& c) {
 
 result<void> command_runner::open_terminal_streams(command& c) {
   if (c.terminal->tty) {
-    auto opened = open_pty(c.terminal->rows, c.terminal->cols);
+    auto opened = host_ ? host_->open_terminal(c.terminal->rows, c.terminal->cols, c.spec.as)
+                        : open_pty(c.terminal->rows, c.terminal->cols);
     if (!opened)
       return unexpected{std::move(opened.error())};
     c.out.fd = std::move(opened->master);
@@ -351,6 +363,18 @@ void command_runner::fail(const command_ptr& c, error why) {
     [self = shared_from_this(), c, why = std::move(why)] { self->release(c, unexpected{why}); });
 }
 
+void command_runner::start_inside(const command_ptr& c, spawn_request request) {
+  // First, so that it comes before the end on the reactor thread: init answers once, at the end.
+  services_.events.post([self = shared_from_this(), c] { self->on_started(c); });
+  host_->start(c->id, std::move(request), [self = shared_from_this(), c](result<int32_t> code) {
+    if (!code)
+      c->lost = std::move(code.error());
+    self->end(c, code.value_or(0));
+  });
+  for (auto& fd : c->child_ends)
+    fd.reset();
+}
+
 void command_runner::on_started(const command_ptr& c) {
   if (!c->start) {
     release(c, unexpected{std::move(c->start.error())});
@@ -358,12 +382,14 @@ void command_runner::on_started(const command_ptr& c) {
   }
   c->process = std::move(*c->start);
   c->running = true;
-  if (services_.sessions != nullptr)
-    services_.sessions->started(c->process.pid, owner_);
   auto& events = services_.events;
   auto self = shared_from_this();
-  c->process_watch = events.watch(c->process.pidfd.get(), EPOLLIN,
-                                  [self, c](uint32_t) { self->on_process_end(c); });
+  if (!host_) {
+    if (services_.sessions != nullptr)
+      services_.sessions->started(c->process.pid, owner_);
+    c->process_watch = events.watch(c->process.pidfd.get(), EPOLLIN,
+                                    [self, c](uint32_t) { self->on_process_end(c); });
+  }
   for (auto s : {&c->out, &c->err})
     if (s->fd)
       s->watch = events.watch(s->fd.get(), interest(*c, *s),
@@ -476,32 +502,58 @@ void command_runner::close_stream(stream& s) {
 void command_runner::kill(const command_ptr& c) {
   if (c->killing || c->ended)
     return;
-  auto job = [self = shared_from_this(), c] {
+  if (host_ && !c->process.pidfd) {
+    kill_inside(c);
+    return;
+  }
+  c->killing = submit_kill(c);
+  if (!c->killing)
+    services_.events.at(clock::now() + kill_retry,
+                        [self = shared_from_this(), c] { self->kill(c); });
+  else if (c->process_watch != 0)
+    services_.events.modify(c->process_watch, 0);
+}
+
+bool command_runner::submit_kill(const command_ptr& c) {
+  return services_.kills.try_submit(owner_, [self = shared_from_this(), c] {
     kill_tree(c->process.pid, c->process.pidfd.get());
     self->services_.events.post([self, c] {
       c->killing = false;
-      self->services_.events.modify(c->process_watch, EPOLLIN);
+      if (c->process_watch != 0)
+        self->services_.events.modify(c->process_watch, EPOLLIN);
     });
-  };
-  c->killing = services_.kills.try_submit(owner_, std::move(job));
-  if (c->killing)
-    services_.events.modify(c->process_watch, 0);
-  else
-    services_.events.at(clock::now() + kill_retry,
-                        [self = shared_from_this(), c] { self->kill(c); });
+  });
+}
+
+/// Only init knows which process it is.
+void command_runner::kill_inside(const command_ptr& c) {
+  c->killing = true;
+  host_->open_process(c->id, [self = shared_from_this(), c](result<unique_fd> pidfd) {
+    c->killing = false;
+    // An error: it has ended meanwhile, and its end is on the way.
+    if (!pidfd || c->ended)
+      return;
+    c->process.pid = pid_of(pidfd->get());
+    c->process.pidfd = std::move(*pidfd);
+    if (c->process.pid > 0)
+      self->kill(c);
+  });
 }
 
 // -- ending --------------------------------------------------------------------------------------
 
 void command_runner::on_process_end(const command_ptr& c) {
-  auto code = services_.starts.reap(c->process);
-  if (!code)
-    return;
+  if (auto code = services_.starts.reap(c->process)) {
+    services_.events.unwatch(std::exchange(c->process_watch, 0));
+    c->process.pidfd.reset();
+    end(c, *code);
+  }
+}
+
+void command_runner::end(const command_ptr& c, int32_t exit_code) {
   c->ended = true;
-  c->exit_code = *code;
+  c->exit_code = exit_code;
   c->wall = clock::now() - c->asked_at;
-  services_.events.unwatch(std::exchange(c->process_watch, 0));
-  c->process.pidfd.reset();
   services_.events.cancel(c->deadline);
   if (c->input_watch != 0)
     services_.events.unwatch(std::exchange(c->input_watch, 0));
@@ -522,7 +574,7 @@ void command_runner::settle(const command_ptr& c) {
     at_end = at_end && !s->fd;
     drained = drained && (!s->fd || !c->spec.streamed || is_drained(s->fd.get()));
   }
-  if (at_end || c->cancelled || (c->grace_over && (drained || c->left_behind <= 0)))
+  if (at_end || c->cancelled || c->lost || (c->grace_over && (drained || c->left_behind <= 0)))
     finish(c);
   else if (c->grace == 0)
     c->grace = services_.events.at(clock::now() + pipe_grace, [self = shared_from_this(), c] {
@@ -533,6 +585,12 @@ void command_runner::settle(const command_ptr& c) {
 
 void command_runner::finish(const command_ptr& c) {
   services_.events.cancel(c->grace);
+  if (c->lost && !c->cancelled) {
+    adopt(c->out);
+    adopt(c->err);
+    release(c, unexpected{std::move(*c->lost)});
+    return;
+  }
   command_exit x;
   x.exit_code = c->exit_code;
   x.timed_out = c->timed_out;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backends/backend.hpp"
+#include "backends/command_host.hpp"
 #include "backends/process_tree.hpp"
 #include "backends/reactor.hpp"
 #include "backends/spawner.hpp"
@@ -35,6 +36,9 @@ class command_runner : public std::enable_shared_from_this<command_runner> {
 public:
   /// `owner` names the sandbox; commands are born in `cgroup` if it is set.
   command_runner(runner_services services, std::string owner, shared_fd cgroup);
+
+  /// `host` starts the commands.
+  command_runner(runner_services services, std::string owner, std::shared_ptr<command_host> host);
   ~command_runner();
 
   command_runner(const command_runner&) = delete;
@@ -66,6 +70,7 @@ private:
   result<void> open_streams(command& c);
   result<void> open_terminal_streams(command& c);
   void on_started(const command_ptr& c);
+  void start_inside(const command_ptr& c, spawn_request request);
   void fail(const command_ptr& c, error why);
 
   // -- while it runs -----------------------------------------------------------------------------
@@ -78,10 +83,13 @@ private:
   void take(command& c, stream& s, const char* data, size_t size);
   void close_stream(stream& s);
   void kill(const command_ptr& c);
+  void kill_inside(const command_ptr& c);
+  bool submit_kill(const command_ptr& c);
 
   // -- ending ------------------------------------------------------------------------------------
 
   void on_process_end(const command_ptr& c);
+  void end(const command_ptr& c, int32_t exit_code);
   void settle(const command_ptr& c);
   void finish(const command_ptr& c);
   void release(const command_ptr& c, result<command_exit> outcome);
@@ -95,6 +103,7 @@ private:
   runner_services services_;
   std::string owner_;
   shared_fd cgroup_;
+  std::shared_ptr<command_host> host_; ///< null: they are children of this process
 
   std::mutex mutex_;
   std::unordered_map<command_id, command_ptr> commands_; ///< guarded

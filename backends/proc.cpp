@@ -112,4 +112,10 @@ bool started_with(pid_t pid, const std::string& assignment) {
   return block.find('\0' + assignment + '\0') != std::string::npos;
 }
 
+pid_t pid_of(int pidfd) {
+  auto text = read_kernel_file(AT_FDCWD, "/proc/self/fdinfo/" + std::to_string(pidfd));
+  auto at = text.find("Pid:");
+  return at == std::string::npos ? -1 : static_cast<pid_t>(std::atol(text.c_str() + at + 4));
+}
+
 } // namespace troupe::backends

@@ -25,6 +25,9 @@ std::vector<process_info> all_processes();
 /// Children of `pid`, of all its threads. nullopt if the kernel keeps no such list.
 std::optional<std::vector<pid_t>> children_of(pid_t pid);
 
+/// The pid, as we see it, of a process that we have a pidfd of; -1 if it is gone.
+pid_t pid_of(int pidfd);
+
 /// Whether the environment that `pid` was started with has the entry `assignment`.
 bool started_with(pid_t pid, const std::string& assignment);
 

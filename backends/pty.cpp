@@ -22,9 +22,11 @@ error no_terminal(int code) {
 
 } // namespace
 
-result<pty> open_pty(uint16_t rows, uint16_t cols) {
+namespace {
+
+result<pty> complete(unique_fd master, uint16_t rows, uint16_t cols) {
   pty out;
-  out.master.reset(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+  out.master = std::move(master);
   if (!out.master || ::unlockpt(out.master.get()) != 0)
     return unexpected{no_terminal(errno)};
   // By the master and not by name: a name means another terminal in another devpts.
@@ -37,6 +39,19 @@ result<pty> open_pty(uint16_t rows, uint16_t cols) {
     return unexpected{no_terminal(errno)};
   set_window_size(out.master.get(), rows, cols);
   return out;
+}
+
+} // namespace
+
+result<pty> open_pty(uint16_t rows, uint16_t cols) {
+  return complete(unique_fd{::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK)}, rows,
+                  cols);
+}
+
+result<pty> open_pty_in(int devpts, uint16_t rows, uint16_t cols) {
+  return complete(
+    unique_fd{::openat(devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW)},
+    rows, cols);
 }
 
 void set_window_size(int master, uint16_t rows, uint16_t cols) {

@@ -17,6 +17,9 @@ struct pty {
 /// `exec_transport_error` when the machine has no more of them (4,095 in one devpts, as a rule).
 result<pty> open_pty(uint16_t rows, uint16_t cols);
 
+/// The same in the devpts whose directory is `devpts`. It belongs to this thread's fsuid.
+result<pty> open_pty_in(int devpts, uint16_t rows, uint16_t cols);
+
 /// Resizes a terminal by its master, which tells the programs in its foreground by SIGWINCH. No
 /// matter to one that is gone.
 void set_window_size(int master, uint16_t rows, uint16_t cols);

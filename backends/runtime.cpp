@@ -1,5 +1,6 @@
 #include "backends/runtime.hpp"
 
+#include "backends/isolated/isolated.hpp"
 #include "backends/unix_local/unix_local.hpp"
 
 #include <signal.h>
@@ -34,7 +35,11 @@ cgroup_tree prepare_process(const runtime::options& opts) {
 } // namespace
 
 runtime::runtime(options opts)
-  : cgroups_(prepare_process(opts)), kills_({.name = "killer", .threads = 2}) {
+  : cgroups_(prepare_process(opts)),
+    isolated_(std::make_unique<isolated::shared_parts>(opts.isolated, opts.instance)),
+    kills_({.name = "killer", .threads = 2}) {
+  if (!opts.isolated.dir.empty())
+    isolated::limit_groups::sweep("troupe-" + opts.instance + "-");
   reactor_.post([this] { reap_regularly(); });
 }
 
@@ -56,6 +61,8 @@ void runtime::reap_regularly() {
 result<std::unique_ptr<sandbox>> runtime::make_sandbox(backend_kind kind, sandbox_config config) {
   if (kind == backend_kind::unix_local)
     return std::make_unique<unix_local_sandbox>(services(), cgroups_, std::move(config));
+  if (kind == backend_kind::isolated && !isolated_->options.dir.empty())
+    return std::make_unique<isolated_sandbox>(services(), cgroups_, *isolated_, std::move(config));
   auto name = std::string{to_string(kind)};
   return unexpected{make_error(errc::backend_unavailable, op::create,
                                "this build does not have the backend " + name)

@@ -3,6 +3,7 @@
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
 #include "backends/command_runner.hpp"
+#include "backends/isolated/options.hpp"
 #include "backends/process_tree.hpp"
 #include "backends/reactor.hpp"
 #include "backends/spawner.hpp"
@@ -11,6 +12,10 @@
 #include <memory>
 
 namespace troupe::backends {
+
+namespace isolated {
+struct shared_parts;
+}
 
 /// What every sandbox of a process shares: the reactor, the spawners and the cgroup tree.
 /// Made once, before the first thread starts a process; outlives every sandbox.
@@ -27,6 +32,7 @@ public:
     std::string instance = "default";
     /// Whether to use cgroups where the machine has them.
     bool cgroups = true;
+    isolated_options isolated;
   };
 
   explicit runtime(options opts);
@@ -50,6 +56,7 @@ private:
   void reap_regularly();
 
   cgroup_tree cgroups_;
+  std::unique_ptr<isolated::shared_parts> isolated_;
   session_ledger sessions_;
   thread_pool kills_;
   spawner spawner_;

@@ -67,7 +67,13 @@ error directory_error(const spawn_request& request, int code) {
     .with("path", request.cwd);
 }
 
-result<void> check(const spawn_request& request) {
+} // namespace
+
+error spawn_error(const spawn_request& request, int code, bool of_directory) {
+  return of_directory ? directory_error(request, code) : start_error(request, code);
+}
+
+result<void> check_spawn(const spawn_request& request) {
   auto invalid = [](const char* what) {
     return unexpected{make_error(errc::invalid_request, op::exec, what)};
   };
@@ -82,6 +88,8 @@ result<void> check(const spawn_request& request) {
     return invalid("the working directory contains a NUL");
   return {};
 }
+
+namespace {
 
 // -- what the child works with -------------------------------------------------------------------
 
@@ -293,7 +301,7 @@ struct spawner::impl {
   }
 
   result<spawned> start(worker& w, const spawn_request& request) {
-    if (auto ok = check(request); !ok)
+    if (auto ok = check_spawn(request); !ok)
       return unexpected{std::move(ok.error())};
     auto places = candidates(request);
     auto place_pointers = pointers(places);
@@ -330,8 +338,7 @@ struct spawner::impl {
       return unexpected{start_error(request, -process.pid)};
     if (plan.error != 0) {
       discard(w, process);
-      return unexpected{plan.error_is_of_cwd ? directory_error(request, plan.error)
-                                             : start_error(request, plan.error)};
+      return unexpected{spawn_error(request, plan.error, plan.error_is_of_cwd)};
     }
     keep(w, process);
     return process;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backends/user_ids.hpp"
 #include "messages/error.hpp"
 #include "messages/unique_fd.hpp"
 
@@ -25,7 +26,14 @@ struct spawn_request {
   int stderr_fd = -1;
   bool controlling_terminal = false; ///< `stdin_fd` is a terminal; it becomes the child's
   int cgroup_fd = -1;                ///< a cgroup v2 directory to be born in; -1: ours
+  user_ids as;                       ///< heeded by sandboxes with users of their own only
 };
+
+/// Whether the kernel could take it at all: a command, no NUL in a string.
+result<void> check_spawn(const spawn_request& request);
+
+/// Why `request` did not start. `code` is an errno; `of_directory`: from changing to its directory.
+error spawn_error(const spawn_request& request, int code, bool of_directory);
 
 struct spawned {
   pid_t pid = -1;

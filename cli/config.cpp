@@ -114,6 +114,27 @@ result<void> read_config(const std::string& path, serve_config& out) {
     else
       in.fail("default_backend", "the name of a backend");
   }
+  if (auto* x = in.any("isolated")) {
+    gateway::object_reader one{*x, "isolated"};
+    auto& to = out.node.isolated;
+    to.waive = one.texts("waive").value_or(to.waive);
+    for (const auto& name : to.waive)
+      if (name != "user_range" && name != "seccomp" && name != "landlock" && name != "cgroup")
+        one.fail("waive", "a list of `user_range`, `seccomp`, `landlock`, `cgroup`");
+    to.root = one.text("root").value_or(to.root);
+    to.uid_dir = one.text("uid_dir").value_or(to.uid_dir);
+    to.allow_host_network = one.boolean("allow_host_network").value_or(to.allow_host_network);
+    if (auto n = one.integer("uid_base", 65'536, 0xc0000000))
+      to.uid_base = static_cast<uint32_t>(*n);
+    if (auto n = one.integer("grace_s", 0, 86'400))
+      to.grace_seconds = static_cast<uint32_t>(*n);
+    to.default_pids = one.integer("pids", 1, 1 << 22).value_or(to.default_pids);
+    to.default_open_files = one.integer("open_files", 16, 1 << 20).value_or(to.default_open_files);
+    to.tmp_bytes = one.integer("tmp_bytes", 4096, int64_t{1} << 50).value_or(to.tmp_bytes);
+    to.tmp_inodes = one.integer("tmp_inodes", 16, int64_t{1} << 40).value_or(to.tmp_inodes);
+    if (auto ok = one.finish(); !ok)
+      return ok;
+  }
   if (auto x = in.integer("max_sessions", 1, 1'000'000))
     out.node.max_sessions = static_cast<uint32_t>(*x);
   if (auto x = in.integer("max_connections", 1, 1'000'000))

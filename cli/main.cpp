@@ -1,3 +1,4 @@
+#include "cli/doctor.hpp"
 #include "cli/run.hpp"
 #include "cli/serve.hpp"
 
@@ -33,7 +34,7 @@ int main(int argc, char** argv) {
   cli::run_options run;
   auto* run_command = app.add_subcommand("run", "Run one command in a session, without a server");
   run_command->add_option("manifest", run.manifest, "Manifest file (JSON)");
-  run_command->add_option("--backend", run.backend, "unix_local");
+  run_command->add_option("--backend", run.backend, "unix_local (default) or isolated");
   run_command->add_option("--snapshot-dir", run.snapshot_dir,
                           "Stop into a snapshot in this folder");
   run_command->add_option("--resume", run.resume, "Resume from this state file");
@@ -50,6 +51,9 @@ int main(int argc, char** argv) {
   serve_command->add_option("--state-dir", state_dir, "Where everything it keeps is");
   serve_command->add_option("--config", config_file, "Configuration file (JSON)");
 
+  auto* doctor_command
+    = app.add_subcommand("doctor", "Say which walls sandboxes have on this machine");
+
   // What follows "--" is the command's, options and all.
   std::vector<char*> own{argv, argv + argc};
   for (int i = 1; i < argc; ++i)
@@ -59,6 +63,9 @@ int main(int argc, char** argv) {
       break;
     }
   CLI11_PARSE(app, static_cast<int>(own.size()), own.data());
+
+  if (*doctor_command)
+    return cli::doctor();
 
   if (*run_command) {
     if (run.command.empty() || (run.manifest.empty() == run.resume.empty())) {

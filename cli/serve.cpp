@@ -79,6 +79,14 @@ int serve(serve_config config) {
   context->node = (*host)->node();
   context->metrics = [&shared, &http] { return render_metrics(shared, http); };
   context->default_backend = config.node.default_backend;
+  context->connect_port = [&shared](const std::string& id, uint16_t port, auto done) {
+    auto backend = shared.directory.find(id).backend;
+    if (!backend)
+      done(unexpected(make_error(errc::exposed_port_unavailable, op::resolve_exposed_port,
+                                 "the session has no sandbox")));
+    else
+      caf::anon_send(backend, actors::connect_port{port, std::move(done)});
+  };
   context->keys = config.keys;
   context->snapshot_roots = config.snapshot_roots;
 

@@ -25,6 +25,17 @@ std::string_view to_string(session_status status) {
   return "unknown";
 }
 
+std::string_view to_string(network_mode mode) {
+  return mode == network_mode::host ? "host" : "none";
+}
+
+std::optional<network_mode> network_from_string(std::string_view name) {
+  for (auto mode : {network_mode::none, network_mode::host})
+    if (name == to_string(mode))
+      return mode;
+  return std::nullopt;
+}
+
 std::string_view to_string(file_kind kind) {
   switch (kind) {
     case file_kind::directory: return "directory";

@@ -15,6 +15,12 @@ namespace troupe {
 
 enum class backend_kind : uint8_t { unix_local, isolated, docker };
 
+/// What a sandbox sees of networks.
+enum class network_mode : uint8_t {
+  none, ///< a loopback of its own
+  host, ///< the server's own network
+};
+
 enum class session_status : uint8_t { created, starting, running, stopping, stopped, failed };
 
 /// Whose files win when a workspace that is still there differs from its snapshot.
@@ -26,6 +32,8 @@ enum class workspace_conflict : uint8_t {
 
 std::string_view to_string(backend_kind kind);
 std::string_view to_string(session_status status);
+std::string_view to_string(network_mode mode);
+std::optional<network_mode> network_from_string(std::string_view name);
 std::string_view to_string(workspace_conflict policy);
 std::optional<backend_kind> backend_from_string(std::string_view name);
 std::optional<session_status> status_from_string(std::string_view name);
@@ -59,6 +67,12 @@ struct concurrency_limits {
 struct session_limits {
   std::optional<int64_t> exec_timeout_ms;
   std::optional<int64_t> output_bytes; ///< kept of each stream of a buffered exec
+  std::optional<int64_t> memory_bytes;
+  std::optional<int64_t> pids;
+  std::optional<int64_t> cpu_millis; ///< thousandths of a processor
+  std::optional<int64_t> disk_bytes;
+  std::optional<int64_t> disk_inodes;
+  std::optional<int64_t> open_files; ///< of one process
 };
 
 /// What an uploaded archive may cost, counted on real bytes; nullopt: no limit.
@@ -75,6 +89,7 @@ struct session_spec {
   session_state state;
   concurrency_limits concurrency;
   session_limits limits;
+  network_mode network = network_mode::none;
   archive_limits archives;
   workspace_conflict on_conflict = workspace_conflict::snapshot_wins;
   std::map<std::string, std::string> labels;
@@ -152,7 +167,10 @@ auto inspect(Inspector& f, concurrency_limits& x) {
 template <class Inspector>
 auto inspect(Inspector& f, session_limits& x) {
   return inspect_object(f, x, field("exec_timeout_ms", x.exec_timeout_ms),
-                        field("output_bytes", x.output_bytes));
+                        field("output_bytes", x.output_bytes),
+                        field("memory_bytes", x.memory_bytes), field("pids", x.pids),
+                        field("cpu_millis", x.cpu_millis), field("disk_bytes", x.disk_bytes),
+                        field("disk_inodes", x.disk_inodes), field("open_files", x.open_files));
 }
 
 template <class Inspector>
@@ -164,12 +182,12 @@ auto inspect(Inspector& f, archive_limits& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, session_spec& x) {
-  return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
-                        field("concurrency", x.concurrency), field("limits", x.limits),
-                        field("archives", x.archives), field("on_conflict", x.on_conflict),
-                        field("labels", x.labels), field("idle_timeout_ms", x.idle_timeout_ms),
-                        field("max_lifetime_ms", x.max_lifetime_ms), field("start", x.start),
-                        field("resumed", x.resumed));
+  return inspect_object(
+    f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
+    field("concurrency", x.concurrency), field("limits", x.limits), field("network", x.network),
+    field("archives", x.archives), field("on_conflict", x.on_conflict), field("labels", x.labels),
+    field("idle_timeout_ms", x.idle_timeout_ms), field("max_lifetime_ms", x.max_lifetime_ms),
+    field("start", x.start), field("resumed", x.resumed));
 }
 
 template <class Inspector>

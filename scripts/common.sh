@@ -8,8 +8,7 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 packages=(
   g++ make cmake ninja-build ccache pkg-config git ca-certificates curl zstd
   libcaf-dev libarchive-dev libcurl4-openssl-dev nlohmann-json3-dev libsimdjson-dev libzstd-dev
-  libsqlite3-dev
-  libssl-dev
+  libseccomp-dev libsqlite3-dev libssl-dev
   libboost-dev libboost-system-dev libboost-test-dev libexpected-dev libcli11-dev python3 procps
 )
 

@@ -125,8 +125,8 @@ result<void> unix_local_sandbox::open() {
       return unexpected{std::move(group.error())};
     life_.group = std::make_shared<cgroup>(std::move(*group));
   }
-  life_.runner = std::make_shared<command_runner>(services_, config_.session_id,
-                                                  life_.group ? life_.group->directory() : nullptr);
+  shared_fd directory = life_.group ? life_.group->directory() : nullptr;
+  life_.runner = std::make_shared<command_runner>(services_, config_.session_id, directory);
   return {};
 }
 
@@ -184,6 +184,20 @@ result<command_spec> unix_local_sandbox::prepare(
   if (request.output_limit > 0)
     spec.output_limit = request.output_limit;
   return spec;
+}
+
+result<std::optional<user_ids>>
+unix_local_sandbox::file_identity(const std::optional<std::string>& user) const {
+  if (user && !user->empty())
+    return unexpected{make_error(errc::sandbox_config_invalid, op::exec,
+                                 "unix_local works as the server's own user; it cannot act as "
+                                 "another")
+                        .with("user", *user)};
+  return std::optional<user_ids>{};
+}
+
+void unix_local_sandbox::connect(uint16_t, std::function<void(result<unique_fd>)> done) {
+  services_.events.post([done = std::move(done)] { done(unique_fd{}); });
 }
 
 command_id unix_local_sandbox::exec(command_spec spec, command_handlers handlers) {

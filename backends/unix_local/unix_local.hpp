@@ -30,6 +30,9 @@ public:
   result<command_spec>
   prepare(const exec_request& request,
           const std::vector<std::pair<std::string, std::string>>& environment) const override;
+  result<std::optional<user_ids>>
+  file_identity(const std::optional<std::string>& user) const override;
+  void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
   command_id exec(command_spec spec, command_handlers handlers) override;
   command_id open_terminal(command_spec spec, terminal_options options,
                            terminal_handlers handlers) override;

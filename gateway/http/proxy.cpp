@@ -56,6 +56,15 @@ public:
     });
     client_->set_body_limit(UINT64_MAX);
     allow(options_.connect_timeout);
+    if (!to_.dial)
+      return look_up();
+    to_.dial([self = shared_from_this()](result<unique_fd> stream) {
+      auto shared = std::make_shared<result<unique_fd>>(std::move(stream));
+      asio::post(self->worker_->context(), [self, shared] { self->use(std::move(*shared)); });
+    });
+  }
+
+  void look_up() {
     error_code ec;
     auto address = asio::ip::make_address(to_.host, ec);
     if (!ec) {
@@ -70,6 +79,31 @@ public:
                               self->last_error_ = fault;
                               self->connect();
                             });
+  }
+
+  /// A stream that somebody else opened.
+  void use(result<unique_fd> stream) {
+    if (ended_)
+      return;
+    if (!stream)
+      return fail(unavailable("connect_failed", stream.error().message));
+    if (!*stream)
+      return look_up();
+    error_code ec;
+    socket_.assign(asio::ip::tcp::v4(), stream->release(), ec);
+    socket_.async_wait(
+      asio::ip::tcp::socket::wait_write, [self = shared_from_this()](const error_code& fault) {
+        if (self->ended_)
+          return;
+        int code = fault ? fault.value() : 0;
+        socklen_t size = sizeof code;
+        if (!fault)
+          ::getsockopt(self->socket_.native_handle(), SOL_SOCKET, SO_ERROR, &code, &size);
+        if (code != 0)
+          self->fail(self->unavailable("connect_failed", std::strerror(code)));
+        else
+          self->on_connected();
+      });
   }
 
   /// The next piece of the answer's body.

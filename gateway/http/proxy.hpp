@@ -1,13 +1,19 @@
 #pragma once
 
 #include "gateway/http/http.hpp"
+#include "messages/unique_fd.hpp"
 
 #include <chrono>
+#include <functional>
 
 namespace troupe::gateway {
 
 /// Where a request goes on to.
 struct proxy_target {
+  /// Gets a connected (or connecting) stream, not blocking; an empty one means `host` and `port`.
+  using dialled = std::function<void(result<unique_fd>)>;
+  std::function<void(dialled)> dial; ///< null: `host` and `port`. The answer may come on any thread
+
   std::string host; ///< an address or a name
   uint16_t port = 0;
   std::string target;              ///< for the request line, as it is

@@ -4,6 +4,7 @@
 #include "gateway/http/http.hpp"
 #include "gateway/http/router.hpp"
 #include "gateway/native/bridge.hpp"
+#include "messages/unique_fd.hpp"
 
 #include <atomic>
 #include <functional>
@@ -25,6 +26,10 @@ struct api_context {
   /// Prometheus text of the process's counters.
   std::function<std::string()> metrics;
   backend_kind default_backend = backend_kind::unix_local;
+  /// A stream to a port inside a session; null: ports are this machine's own. See `proxy_target`.
+  std::function<void(const std::string& session_id, uint16_t port,
+                     std::function<void(result<unique_fd>)>)>
+    connect_port;
   /// API key -> tenant. Empty: everyone is tenant `default`.
   std::unordered_map<std::string, std::string> keys;
   /// Folders that a tenant's local snapshots may be in, besides the server's own. Only looked at

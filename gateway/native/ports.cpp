@@ -66,6 +66,11 @@ void api::proxy(call c) {
       return;
     }
     proxy_target to;
+    if (context_->connect_port)
+      to.dial = [connect = context_->connect_port, id = c2.param("id"),
+                 port = static_cast<uint16_t>(x.port)](proxy_target::dialled done) {
+        connect(id, port, std::move(done));
+      };
     to.host = x.host;
     to.port = static_cast<uint16_t>(x.port);
     to.target = target_of(c2.head(), x);

@@ -26,10 +26,24 @@ void read_concurrency(object_reader& in, const char* key, std::optional<int32_t>
     out.reset();
 }
 
-result<void> read_limits(const json& value, session_limits& out) {
+result<void> read_limits(const json& value, backend_kind kind, session_limits& out) {
   object_reader in{value, "limits"};
   out.exec_timeout_ms = milliseconds(in.seconds("exec_timeout_s"));
   out.output_bytes = in.integer("output_bytes", 0, int64_t{1} << 40);
+  if (kind == backend_kind::isolated) {
+    out.memory_bytes = in.integer("memory_bytes", 1 << 20, int64_t{1} << 50);
+    out.pids = in.integer("pids", 1, 1 << 22);
+    out.disk_bytes = in.integer("disk_bytes", 1, int64_t{1} << 60);
+    out.disk_inodes = in.integer("disk_inodes", 1, int64_t{1} << 40);
+    out.open_files = in.integer("open_files", 16, 1 << 20);
+    if (auto* cpus = in.any("cpus")) {
+      if (cpus->is_number() && *cpus >= 0.01 && *cpus <= 4096)
+        out.cpu_millis = static_cast<int64_t>(cpus->get<double>() * 1000);
+      else
+        in.fail("cpus", "a number from 0.01 to 4096");
+    }
+    return in.finish();
+  }
   // A limit that nothing enforces must not be promised.
   for (const char* key : {"cpus", "memory_bytes", "pids", "disk_bytes"})
     if (in.any(key))
@@ -39,7 +53,16 @@ result<void> read_limits(const json& value, session_limits& out) {
   return in.finish();
 }
 
-result<void> check_network(const json& value) {
+result<void> read_network(const json& value, backend_kind kind, network_mode& out) {
+  if (kind == backend_kind::isolated && value.is_string())
+    if (auto mode = network_from_string(value.get<std::string>())) {
+      out = *mode;
+      return {};
+    }
+  if (kind == backend_kind::isolated && value.is_object())
+    return unexpected(
+      make_error(errc::not_implemented, op::create, "a list of allowed networks cannot be held yet")
+        .with("field", "network"));
   if (value == "host")
     return {};
   if (value == "none" || value.is_object())
@@ -141,10 +164,10 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
     spec.archives = *limits;
   }
   if (auto* value = in.any("limits"))
-    if (auto ok = read_limits(*value, spec.limits); !ok)
+    if (auto ok = read_limits(*value, spec.state.type, spec.limits); !ok)
       return unexpected(std::move(ok.error()));
   if (auto* value = in.any("network"))
-    if (auto ok = check_network(*value); !ok)
+    if (auto ok = read_network(*value, spec.state.type, spec.network); !ok)
       return unexpected(std::move(ok.error()));
   spec.labels = in.text_map("labels").value_or(std::map<std::string, std::string>{});
   spec.idle_timeout_ms = milliseconds(in.seconds("idle_timeout_s"));

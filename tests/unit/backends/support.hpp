@@ -88,21 +88,29 @@ struct running {
   std::future<result<command_exit>> exit;
 };
 
-/// A runtime with one open unix_local sandbox.
+/// A runtime with one open sandbox.
 struct sandbox_fixture {
-  explicit sandbox_fixture(bool cgroups = true, std::vector<std::string> allowlist = {"PATH"}) {
+  explicit sandbox_fixture(bool cgroups = true, std::vector<std::string> allowlist = {"PATH"},
+                           backend_kind kind = backend_kind::unix_local,
+                           const std::function<void(runtime::options&, sandbox_config&)>& adjust
+                           = nullptr) {
     runtime::options opts;
     opts.instance = unique_instance();
     opts.cgroups = cgroups;
-    host = std::make_unique<runtime>(opts);
+    opts.isolated.dir = dir.path + "/isolated";
+    opts.isolated.uid_dir = dir.path + "/uids";
     config.session_id = "11111111-2222-4333-8444-555555555555";
     config.private_dir = dir.path + "/session";
     config.workspace_root = config.private_dir + "/workspace";
     config.env_allowlist = std::move(allowlist);
-    auto made = host->make_sandbox(backend_kind::unix_local, config);
+    if (adjust)
+      adjust(opts, config);
+    host = std::make_unique<runtime>(opts);
+    auto made = host->make_sandbox(kind, config);
     BOOST_REQUIRE(made);
     box = std::move(*made);
-    BOOST_REQUIRE(box->open());
+    auto opened = box->open();
+    BOOST_REQUIRE_MESSAGE(opened, (opened ? "" : opened.error().message));
   }
 
   ~sandbox_fixture() {

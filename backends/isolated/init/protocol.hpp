@@ -1,0 +1,171 @@
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// What the server and the init of a sandbox say to each other, over a seqpacket socket: one fixed
+// struct a datagram, some with a tail. Included by init, which has no C library: no more headers.
+//
+// Both sides check every length and number that they read.
+
+namespace troupe::backends::isolated {
+
+constexpr uint32_t protocol_version = 1;
+
+/// Bytes of one datagram. What is longer (arguments, as a rule) goes through a memory file.
+constexpr size_t max_datagram = 64 * 1024;
+/// Bytes of the strings of a command; the kernel takes about as much.
+constexpr uint32_t max_strings = 4 * 1024 * 1024;
+constexpr uint32_t max_groups = 64;
+constexpr uint32_t max_mounts = 64;
+/// Commands that run at once in one sandbox, and ended ones whose end nobody took yet.
+constexpr uint32_t max_commands = 4096;
+
+enum class message_type : uint32_t {
+  // -- to init
+  setup = 1, ///< once, first
+  spawn,
+  open_process, ///< answered by `reply` with a pidfd
+  connect,      ///< answered by `reply` with a socket
+  open_root,    ///< answered by `reply` with the workspace root
+  end,          ///< ends the sandbox
+  // -- from init
+  ready, ///< with the workspace root and the directory of terminals
+  failed,
+  exited,
+  reply,
+};
+
+struct header {
+  message_type type;
+  uint32_t size; ///< of the whole datagram
+  uint64_t id;   ///< of the command, or of the request that a reply is for
+};
+
+/// Of a mount that is handed over or made.
+enum mount_flag : uint32_t {
+  mount_read_only = 1,
+  mount_no_exec = 2,
+  mount_with_devices = 4, ///< else nodev
+  mount_landlock_write = 8,
+};
+
+/// How init gets a mount.
+enum class mount_kind : uint32_t {
+  handed, ///< the next of the descriptors that were left open over exec
+  proc,
+  tmpfs,
+  devpts,
+};
+
+/// Followed in the tail by `target_size` bytes: the place below the root, without a leading slash.
+/// The first mount is the root itself and has an empty target.
+struct mount_entry {
+  mount_kind kind;
+  uint32_t flags;
+  uint64_t bytes;  ///< tmpfs
+  uint64_t inodes; ///< tmpfs
+  uint32_t target_size;
+  uint32_t reserved;
+};
+
+/// Tail: host name, workspace target, paths to be masked (NUL-terminated), mount entries, the
+/// seccomp filter.
+struct setup_message {
+  header head;
+  uint32_t version;
+  uint32_t grace_seconds; ///< how long to live without a controller
+  uint32_t peer_uid;      ///< of a controller, as it looks from inside
+  uint32_t host_name_size;
+  uint32_t workspace_size;
+  uint32_t masked_size; ///< of all masked paths together
+  uint32_t mounts;
+  uint32_t filter_size; ///< bytes
+  uint32_t landlock;    ///< 0: waived
+  uint32_t network;     ///< bring up the loopback
+  uint64_t open_files;
+  uint64_t processes; ///< 0: no limit by RLIMIT_NPROC
+  uint64_t file_size; ///< 0: no limit
+};
+
+/// Which part of the set-up failed.
+enum class setup_step : uint32_t {
+  message = 1,
+  mount_root,
+  mount_entry,
+  pivot,
+  masks,
+  host_name,
+  loopback,
+  limits,
+  landlock,
+  rights,
+  seccomp,
+  workspace,
+};
+
+struct failed_message {
+  header head;
+  setup_step step;
+  int32_t error;  ///< errno
+  uint32_t index; ///< of the mount
+  uint32_t reserved;
+};
+
+struct ready_message {
+  header head;
+  uint32_t landlock_abi; ///< 0: none
+  uint32_t reserved;
+};
+
+enum spawn_flag : uint32_t {
+  spawn_has_stdin = 1,
+  spawn_has_stdout = 2,
+  spawn_has_stderr = 4,
+  spawn_controlling_terminal = 8, ///< stdin is a terminal; it becomes the command's
+  spawn_strings_in_file = 16,     ///< the tail is in a memory file, the last descriptor
+};
+
+/// Tail: groups, then `cwd`, arguments and environment, each ended by NUL. Descriptors: the streams
+/// that the flags name, in their order.
+struct spawn_message {
+  header head;
+  uint32_t flags;
+  uint32_t uid;
+  uint32_t gid;
+  uint32_t groups;
+  uint32_t arguments;
+  uint32_t variables;
+  uint32_t strings_size; ///< of the NUL-ended strings
+  uint32_t reserved;
+};
+
+struct connect_message {
+  header head;
+  uint32_t port;
+  uint32_t reserved;
+};
+
+struct bare_message {
+  header head;
+};
+
+/// Where the start of a command failed.
+enum class spawn_stage : uint32_t { none, request, clone, rights, directory, exec };
+
+struct exited_message {
+  header head;
+  spawn_stage failed; ///< none: it ran
+  int32_t status;     ///< as of wait, or errno
+  uint64_t user_us;
+  uint64_t system_us;
+  uint64_t max_rss_kib;
+};
+
+struct reply_message {
+  header head;
+  int32_t error; ///< errno; 0: with a descriptor
+  uint32_t reserved;
+};
+
+} // namespace troupe::backends::isolated

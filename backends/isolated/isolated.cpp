@@ -1,0 +1,697 @@
+#include "backends/isolated/isolated.hpp"
+
+#include "backends/isolated/seccomp.hpp"
+#include "backends/isolated/uid_range.hpp"
+#include "backends/ownership.hpp"
+#include "backends/unix_local/argv.hpp"
+#include "workspace/tree.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+
+namespace troupe::backends {
+
+using namespace isolated;
+
+namespace {
+
+constexpr auto default_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Who commands run as unless told otherwise.
+constexpr uint32_t default_id = 1000;
+constexpr uint32_t first_account = 2000;
+constexpr size_t max_accounts = 1000;
+
+/// Of files in /proc that tell of the machine, or would change it.
+const std::vector<std::string> masked_files{
+  "/proc/kcore",      "/proc/keys",        "/proc/key-users",     "/proc/kallsyms",
+  "/proc/timer_list", "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
+
+std::atomic<uint64_t> last_life{0};
+
+/// Variables of the server's that say who it is, not how commands shall speak.
+bool is_personal(const std::string& name) {
+  return name == "PATH" || name == "USER" || name == "LOGNAME" || name == "SHELL" || name == "HOME";
+}
+
+std::map<std::string, std::string> allowed_environment(const std::vector<std::string>& allowlist) {
+  std::map<std::string, std::string> out;
+  for (auto entry = ::environ; *entry != nullptr; ++entry) {
+    std::string_view text = *entry;
+    auto end = text.find('=');
+    if (end == std::string_view::npos)
+      continue;
+    auto name = std::string{text.substr(0, end)};
+    if (!is_personal(name) && is_allowed(name, allowlist))
+      out.emplace(name, text.substr(end + 1));
+  }
+  return out;
+}
+
+error invalid(const std::string& what) {
+  return make_error(errc::invalid_request, op::exec, what);
+}
+
+error start_failed(const std::string& path, int code) {
+  return make_error(errc::workspace_start_error, op::start,
+                    "cannot make " + path + ": " + std::strerror(code))
+    .with("path", path);
+}
+
+bool is_account_name(const std::string& name) {
+  return !name.empty() && name.size() <= 32
+         && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+              return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
+            });
+}
+
+void wait_for(int pidfd) {
+  pollfd p{pidfd, POLLIN, 0};
+  while (::poll(&p, 1, -1) < 0 && errno == EINTR) {
+  }
+  siginfo_t info{};
+  ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
+}
+
+/// Ends what an earlier server left running on this socket, as far as it is there.
+void end_earlier(int dir) {
+  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", dir);
+  if (!socket
+      || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+    return;
+  bare_message m{{message_type::end, sizeof(bare_message), 0}};
+  (void) !::send(socket.get(), &m, sizeof m, MSG_NOSIGNAL);
+  pollfd p{socket.get(), POLLIN, 0};
+  ::poll(&p, 1, 5000); // its end; what it still says of commands is of no use to anybody
+}
+
+} // namespace
+
+result<std::string> shared_parts::filter() {
+  std::lock_guard guard{mutex_};
+  if (filter_.empty()) {
+    auto made = build_seccomp_filter();
+    if (!made)
+      return made;
+    filter_ = std::move(*made);
+  }
+  return filter_;
+}
+
+bool shared_parts::waived(const std::string& name) const {
+  return std::find(options.waive.begin(), options.waive.end(), name) != options.waive.end();
+}
+
+/// A life on its way out; it may outlast the sandbox.
+struct isolated_sandbox::ending {
+  ending(runner_services s, life x, std::function<void()> done)
+    : services(s), what(std::move(x)), waiting{std::move(done)} {}
+
+  /// False once it is over.
+  bool join(std::function<void()> done) {
+    std::lock_guard guard{mutex};
+    if (!over)
+      waiting.push_back(std::move(done));
+    return !over;
+  }
+
+  /// Reactor thread. Init has been killed; with its last process the kernel reports it.
+  void await_init(const std::shared_ptr<ending>& self) {
+    watch = services.events.watch(what.init->get(), EPOLLIN, [self](uint32_t) {
+      self->services.events.unwatch(self->watch);
+      siginfo_t info{};
+      ::waitid(P_PIDFD, static_cast<id_t>(self->what.init->get()), &info, WEXITED | WNOHANG);
+      self->init_gone = true;
+      self->proceed(self);
+    });
+  }
+
+  void proceed(const std::shared_ptr<ending>& self) {
+    if (!init_gone || !commands_gone)
+      return;
+    if (what.limits)
+      what.limits->remove();
+    if (what.group)
+      destroy(services.events, what.group, [self] { self->finish(); });
+    else
+      finish();
+  }
+
+  void finish() {
+    what.runner->close_leftover_pipes();
+    what.root.reset();
+    std::vector<std::function<void()>> all;
+    {
+      std::lock_guard guard{mutex};
+      over = true;
+      all.swap(waiting);
+    }
+    for (auto& done : all)
+      done();
+  }
+
+  const runner_services services;
+  life what;
+  reactor::watch_id watch = 0;
+  bool init_gone = false;     ///< reactor thread
+  bool commands_gone = false; ///< reactor thread
+  std::mutex mutex;
+  std::vector<std::function<void()>> waiting; ///< guarded
+  bool over = false;                          ///< guarded
+};
+
+isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroups,
+                                   shared_parts& parts, sandbox_config config)
+  : services_(services), cgroups_(cgroups), parts_(parts), config_(std::move(config)),
+    host_environment_(allowed_environment(config_.env_allowlist)),
+    mapped_(::geteuid() == 0 && !parts.waived("user_range")) {
+  // With a single id there is but one user, whatever it is called.
+  auto id = [this](uint32_t x) { return mapped_ ? x : 0; };
+  accounts_["root"] = {0, 0, {}};
+  accounts_["sandbox"] = {id(default_id), id(default_id), {}};
+  auto next = first_account;
+  auto add = [&](const std::string& name) {
+    if (accounts_.emplace(name, user_ids{id(next), id(next), {}}).second) {
+      if (mapped_)
+        accounts_[name].groups = {default_id};
+      ++next;
+    }
+  };
+  for (const auto& x : config_.users)
+    add(x.name);
+  for (const auto& g : config_.groups)
+    for (const auto& x : g.users)
+      add(x.name);
+}
+
+isolated_sandbox::~isolated_sandbox() {
+  isolated_sandbox::shutdown([] {});
+}
+
+// -- opening -------------------------------------------------------------------------------------
+
+result<void> isolated_sandbox::open() {
+  std::lock_guard one{opening_};
+  if (current().runner)
+    return {};
+  auto made = start();
+  if (!made)
+    return unexpected{std::move(made.error())};
+  std::lock_guard guard{mutex_};
+  life_ = std::move(*made);
+  return {};
+}
+
+result<isolated_sandbox::life> isolated_sandbox::start() {
+  auto private_dir = workspace::open_or_make_directory(config_.private_dir, 0700);
+  if (!private_dir)
+    return unexpected{std::move(private_dir.error())};
+  if (::fchmod(private_dir->get(), 0700) != 0)
+    return unexpected{start_failed(config_.private_dir, errno)};
+  if (mapped_) {
+    auto base
+      = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
+    if (!base)
+      return unexpected{std::move(base.error())};
+    std::lock_guard guard{mutex_};
+    uid_base_ = *base;
+  }
+  if (auto ok = give_root_to_its_user(); !ok)
+    return unexpected{std::move(ok.error())};
+  auto orders = plan();
+  if (!orders)
+    return unexpected{std::move(orders.error())};
+  auto listener = listen();
+  if (!listener)
+    return unexpected{std::move(listener.error())};
+  orders->listener = listener->get();
+
+  life out;
+  auto name = config_.session_id + "-" + std::to_string(++last_life);
+  if (cgroups_.available()) {
+    auto group = cgroups_.make(name);
+    if (!group)
+      return unexpected{std::move(group.error())};
+    out.group = std::make_shared<cgroup>(std::move(*group));
+    orders->cgroup_fd = out.group->directory()->get();
+  } else if (!parts_.waived("cgroup") && ::geteuid() == 0) {
+    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
+                                 "the wall `cgroup` cannot be had: " + cgroups_.reason())
+                        .with("wall", "cgroup")
+                        .with("cause", cgroups_.reason())};
+  }
+  auto limits = limit_groups::make("troupe-" + parts_.instance + "-" + name, config_.limits,
+                                   orders->cgroup_fd);
+  auto undo = [&](error why) {
+    if (limits)
+      limits->remove();
+    if (out.group)
+      out.group->remove();
+    return unexpected{std::move(why)};
+  };
+  if (!limits)
+    return undo(std::move(limits.error()));
+  auto init = launch_init(*orders);
+  if (!init)
+    return undo(std::move(init.error()));
+  out.init = std::make_shared<unique_fd>(std::move(init->pidfd));
+  if (auto ok = limits->attach(init->pid); !ok) {
+    ::syscall(SYS_pidfd_send_signal, out.init->get(), SIGKILL, nullptr, 0);
+    wait_for(out.init->get());
+    return undo(std::move(ok.error()));
+  }
+  out.walls = describe(*init);
+  out.root = std::make_shared<const unique_fd>(std::move(init->root));
+  out.limits = std::make_shared<limit_groups>(std::move(*limits));
+  uint32_t base;
+  {
+    std::lock_guard guard{mutex_};
+    base = uid_base_;
+  }
+  out.link = std::make_shared<init_link>(services_.events, std::move(init->control),
+                                         std::move(init->terminals), base, mapped_);
+  out.link->open([] {});
+  out.runner = std::make_shared<command_runner>(services_, config_.session_id, out.link);
+  return out;
+}
+
+/// Beside the session's files, where nothing inside can see it.
+result<unique_fd> isolated_sandbox::listen() const {
+  unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  if (!dir || !socket)
+    return unexpected{start_failed(config_.private_dir + "/control", errno)};
+  end_earlier(dir.get());
+  ::unlinkat(dir.get(), "control", 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  // The whole path may be too long for an address.
+  std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", dir.get());
+  if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0
+      || ::listen(socket.get(), 4) != 0)
+    return unexpected{start_failed(config_.private_dir + "/control", errno)};
+  return socket;
+}
+
+/// A root that is new, or was restored by the server, becomes its user's with all in it. Nothing
+/// inside runs meanwhile.
+result<void> isolated_sandbox::give_root_to_its_user() const {
+  auto root = workspace::open_or_make_directory(config_.workspace_root, 0755);
+  if (!root)
+    return unexpected{std::move(root.error())};
+  if (!mapped_)
+    return {};
+  uint32_t owner;
+  {
+    std::lock_guard guard{mutex_};
+    owner = uid_base_ + default_id;
+  }
+  struct stat info {};
+  if (::fstat(root->get(), &info) == 0 && info.st_uid == owner)
+    return {};
+  return give_tree(root->get(), {owner, owner, {}});
+}
+
+result<launch_plan> isolated_sandbox::plan() const {
+  const auto& options = parts_.options;
+  auto unsupported = [](const char* name, const std::string& what) {
+    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
+                                 "the wall `" + std::string{name} + "` cannot be had: " + what)
+                        .with("wall", name)
+                        .with("cause", what)};
+  };
+  if (config_.network == network_mode::host && !options.allow_host_network)
+    return unsupported("network", "the operator does not allow the server's own network");
+  if (config_.limits.disk_bytes || config_.limits.disk_inodes)
+    return unsupported("disk", "the workspace's file system holds no limit for one directory");
+  if (!config_.lower_layers.empty())
+    return unsupported("mounts", "layers below the workspace are not built yet");
+  launch_plan out;
+  auto mounts = parts_.templates.mounts(config_.inside_root);
+  if (!mounts)
+    return unexpected{std::move(mounts.error())};
+  out.mounts = std::move(*mounts);
+  out.workspace = config_.inside_root;
+  out.mounts.push_back({mount_kind::handed, mount_landlock_write, config_.workspace_root,
+                        config_.inside_root.substr(1), 0, 0});
+  out.mounts.push_back({mount_kind::proc, mount_no_exec | mount_landlock_write, "", "proc", 0, 0});
+  out.mounts.push_back({mount_kind::devpts,
+                        mount_no_exec | mount_with_devices | mount_landlock_write, "", "dev/pts", 0,
+                        0});
+  for (auto [target, flags] : {std::pair{"tmp", 0U}, std::pair{"dev/shm", 0U + mount_no_exec}})
+    out.mounts.push_back({mount_kind::tmpfs, flags | mount_landlock_write, "", target,
+                          static_cast<uint64_t>(options.tmp_bytes),
+                          static_cast<uint64_t>(options.tmp_inodes)});
+  if (auto ok = write_accounts(out); !ok)
+    return unexpected{std::move(ok.error())};
+  out.masked = masked_files;
+  out.landlock = !parts_.waived("landlock");
+  if (!parts_.waived("seccomp")) {
+    auto filter = parts_.filter();
+    if (!filter)
+      return unexpected{std::move(filter.error())};
+    out.seccomp_filter = std::move(*filter);
+  }
+  out.own_network = config_.network == network_mode::none;
+  out.grace_seconds = options.grace_seconds;
+  out.open_files
+    = static_cast<uint64_t>(config_.limits.open_files.value_or(options.default_open_files));
+  out.processes = static_cast<uint64_t>(config_.limits.pids.value_or(options.default_pids));
+  if (mapped_) {
+    std::lock_guard guard{mutex_};
+    out.uid_base = uid_base_;
+    out.uid_count = ids_per_range;
+  }
+  return out;
+}
+
+/// The manifest's users and groups, over the template's files.
+result<void> isolated_sandbox::write_accounts(launch_plan& out) const {
+  if (config_.users.empty() && config_.groups.empty())
+    return {};
+  auto refuse = [](const std::string& name) {
+    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
+                                 "`" + name + "` cannot be the name of a user or a group")
+                        .with("name", name)};
+  };
+  if (accounts_.size() + config_.groups.size() > max_accounts)
+    return refuse("too many");
+  std::string passwd = "root:x:0:0:root:/root:/bin/sh\n";
+  std::string group = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+  std::string members;
+  for (const auto& [name, ids] : accounts_) {
+    if (!is_account_name(name))
+      return refuse(name);
+    if (name == "root")
+      continue;
+    auto id = std::to_string(ids.uid);
+    passwd += name + ":x:" + id + ":" + std::to_string(ids.gid) + "::" + config_.inside_root
+              + ":/bin/sh\n";
+    group += name + ":x:" + std::to_string(ids.gid) + ":";
+    if (name == "sandbox")
+      for (const auto& [member, other] : accounts_)
+        if (other.uid >= first_account)
+          (group += group.back() == ':' ? "" : ",") += member;
+    group += '\n';
+  }
+  passwd += "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
+  auto gid = first_account + static_cast<uint32_t>(max_accounts);
+  for (const auto& x : config_.groups) {
+    if (!is_account_name(x.name))
+      return refuse(x.name);
+    if (accounts_.count(x.name) > 0)
+      continue;
+    group += x.name + ":x:" + std::to_string(gid++) + ":";
+    for (const auto& member : x.users)
+      (group += group.back() == ':' ? "" : ",") += member.name;
+    group += '\n';
+  }
+  for (const auto& [name, text] : {std::pair{"passwd", &passwd}, std::pair{"group", &group}}) {
+    auto path = config_.private_dir + "/" + name;
+    unique_fd fd{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+    if (!fd || ::fchmod(fd.get(), 0644) != 0
+        || workspace::write_all(fd.get(), text->data(), text->size()) < 0)
+      return unexpected{start_failed(path, errno)};
+    out.mounts.push_back(
+      {mount_kind::handed, mount_read_only, path, std::string{"etc/"} + name, 0, 0});
+  }
+  return {};
+}
+
+std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
+  auto unified = cgroups_.available();
+  const auto& x = config_.limits;
+  std::vector<wall> out;
+  auto add = [&](const char* name, bool enforced, std::string note) {
+    out.push_back({name, enforced, std::move(note)});
+  };
+  add("namespaces", true, "user, mount, pid, net, ipc, uts and cgroup of its own");
+  add("user_range", mapped_,
+      mapped_            ? "65536 user ids of its own"
+      : ::geteuid() == 0 ? "waived by the operator: commands run as the server's user"
+                         : "the server is no root: commands run as its user");
+  add("mounts", true, "a read-only root, nothing setuid, no devices but the harmless ones");
+  add("proc", true, "only its own processes, files that tell of the machine masked, no /sys");
+  add("capabilities", true, "none, and none to be had by exec");
+  auto seccomp = !parts_.waived("seccomp");
+  add("seccomp", seccomp, seccomp ? "a list of what is allowed" : "waived by the operator");
+  auto landlock = !parts_.waived("landlock");
+  add("landlock", landlock,
+      landlock ? "version " + std::to_string(init.landlock_abi)
+                   + (init.landlock_abi >= 6 ? ": files, abstract sockets, signals" : ": files")
+               : "waived by the operator");
+  add("network", config_.network == network_mode::none,
+      config_.network == network_mode::none ? "none but its own loopback"
+                                            : "the server's own network, as the operator allows");
+  add("cgroup", unified, unified ? "killed whole" : cgroups_.reason());
+  add("memory", x.memory_bytes.has_value(),
+      x.memory_bytes ? std::to_string(*x.memory_bytes) + " bytes, no swap" : "no limit asked for");
+  add("pids", true,
+      std::to_string(x.pids.value_or(parts_.options.default_pids))
+        + (x.pids ? " together" : " of each user"));
+  add("cpu", x.cpu_millis.has_value(),
+      x.cpu_millis ? std::to_string(*x.cpu_millis) + " thousandths of a processor"
+                   : "no limit asked for");
+  add("disk", false, "no limit asked for; /tmp and /dev/shm have limits of their own");
+  return out;
+}
+
+result<void> isolated_sandbox::reopen_root() {
+  // Another directory stands in the root's place, but inside the old one is mounted: a new life.
+  // Whoever replaces the root has no commands running.
+  auto old = current();
+  if (!old.runner)
+    return open();
+  struct gate {
+    std::mutex mutex;
+    std::condition_variable wake;
+    bool open = false;
+  };
+  auto g = std::make_shared<gate>();
+  shutdown([g] {
+    {
+      std::lock_guard guard{g->mutex};
+      g->open = true;
+    }
+    g->wake.notify_all();
+  });
+  {
+    std::unique_lock lock{g->mutex};
+    g->wake.wait(lock, [&] { return g->open; });
+  }
+  return open();
+}
+
+shared_fd isolated_sandbox::root() const {
+  return current().root;
+}
+
+// -- commands ------------------------------------------------------------------------------------
+
+result<user_ids> isolated_sandbox::ids_of(const std::optional<std::string>& user) const {
+  auto i = accounts_.find(user && !user->empty() ? *user : "sandbox");
+  if (i == accounts_.end())
+    return unexpected{make_error(errc::sandbox_config_invalid, op::exec,
+                                 "there is no user `" + *user + "` in this session")
+                        .with("user", *user)};
+  return i->second;
+}
+
+result<std::optional<user_ids>>
+isolated_sandbox::file_identity(const std::optional<std::string>& user) const {
+  auto ids = ids_of(user);
+  if (!ids)
+    return unexpected{std::move(ids.error())};
+  if (!mapped_)
+    return std::optional<user_ids>{};
+  std::lock_guard guard{mutex_};
+  ids->uid += uid_base_;
+  ids->gid += uid_base_;
+  for (auto& group : ids->groups)
+    group += uid_base_;
+  return std::optional{std::move(*ids)};
+}
+
+result<command_spec> isolated_sandbox::prepare(
+  const exec_request& request,
+  const std::vector<std::pair<std::string, std::string>>& environment) const {
+  if (request.command.empty())
+    return unexpected{invalid("the command is empty")};
+  for (const auto& [name, value] : request.env)
+    if (name.empty() || name.find('=') != std::string::npos)
+      return unexpected{invalid("an environment variable has no proper name")};
+  auto ids = ids_of(request.user);
+  if (!ids)
+    return unexpected{std::move(ids.error())};
+  command_spec spec;
+  spec.as = std::move(*ids);
+  auto as_is = request;
+  as_is.user.reset();
+  spec.argv = prepare_argv(as_is, "-lc");
+  spec.cwd = config_.inside_root;
+  if (request.cwd && !request.cwd->empty())
+    spec.cwd
+      = request.cwd->front() == '/' ? *request.cwd : config_.inside_root + "/" + *request.cwd;
+  spec.env = environment_of(request, environment);
+  spec.stdin_data = request.stdin_data;
+  spec.timeout = request.timeout;
+  if (request.output_limit > 0)
+    spec.output_limit = request.output_limit;
+  return spec;
+}
+
+std::vector<std::string> isolated_sandbox::environment_of(
+  const exec_request& request,
+  const std::vector<std::pair<std::string, std::string>>& environment) const {
+  auto variables = host_environment_;
+  auto user = request.user && !request.user->empty() ? *request.user : "sandbox";
+  variables["PATH"] = default_path;
+  variables["USER"] = variables["LOGNAME"] = user;
+  for (const auto& [name, value] : environment)
+    variables[name] = value;
+  variables["HOME"] = config_.inside_root;
+  for (const auto& [name, value] : request.env)
+    variables[name] = value;
+  variables["TROUPE_SESSION_ID"] = config_.session_id;
+  std::vector<std::string> out;
+  for (const auto& [name, value] : variables)
+    out.emplace_back(name).append("=").append(value);
+  return out;
+}
+
+command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) {
+  if (auto runner = current().runner)
+    return runner->start(std::move(spec), std::move(handlers));
+  services_.events.post([on_exit = std::move(handlers.on_exit)] {
+    if (on_exit)
+      on_exit(unexpected{make_error(errc::conflict, op::exec, "the sandbox is not open")});
+  });
+  return 0;
+}
+
+command_id isolated_sandbox::open_terminal(command_spec spec, terminal_options options,
+                                           terminal_handlers handlers) {
+  if (auto runner = current().runner)
+    return runner->open_terminal(std::move(spec), options, std::move(handlers));
+  return exec({}, {std::move(handlers.on_exit), nullptr});
+}
+
+void isolated_sandbox::write_terminal(command_id id, std::string bytes,
+                                      std::function<void(result<void>)> done) {
+  if (auto runner = current().runner)
+    runner->write_terminal(id, std::move(bytes), std::move(done));
+  else
+    services_.events.post([done = std::move(done)] { done({}); });
+}
+
+void isolated_sandbox::resize_terminal(command_id id, uint16_t rows, uint16_t cols) {
+  if (auto runner = current().runner)
+    runner->resize_terminal(id, rows, cols);
+}
+
+void isolated_sandbox::grant(command_id id, int64_t bytes) {
+  if (auto runner = current().runner)
+    runner->grant(id, bytes);
+}
+
+void isolated_sandbox::cancel(command_id id) {
+  if (auto runner = current().runner)
+    runner->cancel(id);
+}
+
+void isolated_sandbox::connect(uint16_t port, std::function<void(result<unique_fd>)> done) {
+  if (config_.network == network_mode::host)
+    services_.events.post([done = std::move(done)] { done(unique_fd{}); });
+  else if (auto link = current().link)
+    link->connect(port, std::move(done));
+  else
+    services_.events.post([done = std::move(done)] {
+      done(unexpected{
+        make_error(errc::conflict, op::resolve_exposed_port, "the sandbox is not open")});
+    });
+}
+
+// -- ending --------------------------------------------------------------------------------------
+
+void isolated_sandbox::shutdown(std::function<void()> done) {
+  std::shared_ptr<ending> x;
+  {
+    std::lock_guard guard{mutex_};
+    if (!life_.runner && ending_ && ending_->join(done))
+      return;
+    if (life_.runner)
+      x = ending_ = std::make_shared<ending>(services_, std::exchange(life_, {}), done);
+  }
+  if (!x) {
+    services_.events.post(std::move(done));
+    return;
+  }
+  x->what.runner->stop([x] {
+    x->commands_gone = true;
+    x->proceed(x);
+  });
+  // After `stop` has marked them as cancelled, or they would look like commands that were lost.
+  services_.events.post([x] {
+    x->await_init(x);
+    ::syscall(SYS_pidfd_send_signal, x->what.init->get(), SIGKILL, nullptr, 0);
+  });
+}
+
+result<void> isolated_sandbox::remove() {
+  uint32_t base;
+  {
+    std::lock_guard guard{mutex_};
+    base = uid_base_;
+    ending_.reset();
+  }
+  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)})
+    end_earlier(dir.get());
+  if (mapped_ && base == 0) { // never opened by this process
+    auto known
+      = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
+    base = known.value_or(0);
+  }
+  auto removed = workspace::remove_tree_at(config_.private_dir);
+  if (removed && base != 0)
+    release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, base);
+  return removed;
+}
+
+session_usage isolated_sandbox::usage() const {
+  auto x = current();
+  auto out = x.group ? x.group->usage() : session_usage{};
+  if (x.limits)
+    x.limits->add_usage(out);
+  return out;
+}
+
+std::vector<wall> isolated_sandbox::walls() const {
+  return current().walls;
+}
+
+isolated_sandbox::life isolated_sandbox::current() const {
+  std::lock_guard guard{mutex_};
+  return life_;
+}
+
+} // namespace troupe::backends

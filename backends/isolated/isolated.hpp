@@ -1,0 +1,120 @@
+#pragma once
+
+#include "backends/backend.hpp"
+#include "backends/cgroups.hpp"
+#include "backends/command_runner.hpp"
+#include "backends/isolated/init_link.hpp"
+#include "backends/isolated/launch.hpp"
+#include "backends/isolated/limit_groups.hpp"
+#include "backends/isolated/options.hpp"
+#include "backends/isolated/root_template.hpp"
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace troupe::backends::isolated {
+
+/// What all isolated sandboxes of a process share.
+struct shared_parts {
+  shared_parts(isolated_options opts, std::string instance_name)
+    : options(std::move(opts)), instance(std::move(instance_name)),
+      templates(options.dir, options.root) {}
+
+  /// (blocks) The filter, made once.
+  result<std::string> filter();
+
+  bool waived(const std::string& name) const;
+
+  const isolated_options options;
+  const std::string instance;
+  root_templates templates;
+
+private:
+  std::mutex mutex_;
+  std::string filter_; ///< guarded
+};
+
+} // namespace troupe::backends::isolated
+
+namespace troupe::backends {
+
+/// Runs commands in namespaces of their own, as users of their own, behind seccomp and Landlock,
+/// beneath an init that starts them (init/). Killing that init kills everything.
+///
+/// Starting fails with the wall that cannot be had, unless the operator waived it.
+class isolated_sandbox : public sandbox {
+public:
+  isolated_sandbox(runner_services services, cgroup_tree& cgroups, isolated::shared_parts& parts,
+                   sandbox_config config);
+  ~isolated_sandbox() override;
+
+  // -- sandbox -----------------------------------------------------------------------------------
+
+  result<void> open() override;
+  shared_fd root() const override;
+  result<void> reopen_root() override;
+  result<command_spec>
+  prepare(const exec_request& request,
+          const std::vector<std::pair<std::string, std::string>>& environment) const override;
+  result<std::optional<user_ids>>
+  file_identity(const std::optional<std::string>& user) const override;
+  void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
+  command_id exec(command_spec spec, command_handlers handlers) override;
+  command_id open_terminal(command_spec spec, terminal_options options,
+                           terminal_handlers handlers) override;
+  void write_terminal(command_id id, std::string bytes,
+                      std::function<void(result<void>)> done) override;
+  void resize_terminal(command_id id, uint16_t rows, uint16_t cols) override;
+  void grant(command_id id, int64_t bytes) override;
+  void cancel(command_id id) override;
+  void shutdown(std::function<void()> done) override;
+  result<void> remove() override;
+  session_usage usage() const override;
+  std::vector<wall> walls() const override;
+
+private:
+  /// From `open` to `shutdown`.
+  struct life {
+    std::shared_ptr<command_runner> runner;
+    std::shared_ptr<isolated::init_link> link;
+    std::shared_ptr<unique_fd> init; ///< pidfd
+    std::shared_ptr<cgroup> group;
+    std::shared_ptr<isolated::limit_groups> limits;
+    shared_fd root;
+    std::vector<wall> walls;
+  };
+  struct ending;
+
+  /// (blocks) Makes the directories, the listening socket and the ids; then init.
+  result<life> start();
+  result<unique_fd> listen() const;
+  result<void> give_root_to_its_user() const;
+  result<isolated::launch_plan> plan() const;
+  result<void> write_accounts(isolated::launch_plan& out) const;
+  std::vector<wall> describe(const isolated::launched_init& init) const;
+  result<user_ids> ids_of(const std::optional<std::string>& user) const;
+  std::vector<std::string>
+  environment_of(const exec_request& request,
+                 const std::vector<std::pair<std::string, std::string>>& environment) const;
+  life current() const;
+
+  runner_services services_;
+  cgroup_tree& cgroups_;
+  isolated::shared_parts& parts_;
+  const sandbox_config config_;
+  std::map<std::string, std::string> host_environment_;
+  std::map<std::string, user_ids> accounts_; ///< by name
+  bool mapped_;                              ///< it has a range of ids of its own
+
+  mutable std::mutex mutex_;
+  life life_;                      ///< guarded; empty: not open
+  uint32_t uid_base_ = 0;          ///< guarded; 0: none yet
+  std::shared_ptr<ending> ending_; ///< guarded; the last shutdown
+  std::mutex opening_;             ///< one `open` at a time
+};
+
+} // namespace troupe::backends

@@ -1,0 +1,57 @@
+#pragma once
+
+#include "backends/isolated/init/protocol.hpp"
+#include "messages/error.hpp"
+#include "messages/unique_fd.hpp"
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace troupe::backends::isolated {
+
+/// One mount of a sandbox. `source` is a path of ours for those that are handed over.
+struct mount_plan {
+  mount_kind kind = mount_kind::handed;
+  uint32_t flags = 0;
+  std::string source;
+  std::string target; ///< below the root, without a leading slash
+  uint64_t bytes = 0;
+  uint64_t inodes = 0;
+};
+
+/// What an init is started with.
+struct launch_plan {
+  std::vector<mount_plan> mounts;
+  std::vector<std::string> masked;
+  std::string host_name = "sandbox";
+  std::string workspace = "/workspace";
+  std::string seccomp_filter; ///< empty: waived
+  bool landlock = true;
+  bool own_network = true;
+  uint32_t uid_base = 0;
+  uint32_t uid_count = 0; ///< 0: only our own id, as 0
+  uint32_t grace_seconds = 300;
+  uint64_t open_files = 4096;
+  uint64_t processes = 0;
+  int cgroup_fd = -1;
+  int listener = -1; ///< where a later controller connects
+};
+
+/// An init that is ready.
+struct launched_init {
+  pid_t pid = -1;
+  unique_fd pidfd;
+  unique_fd control;
+  unique_fd root;
+  unique_fd terminals; ///< the directory of its devpts
+  uint32_t landlock_abi = 0;
+};
+
+/// (blocks, some milliseconds) Makes the namespaces and starts init in them. An error names the
+/// wall that could not be had, in its context.
+result<launched_init> launch_init(const launch_plan& plan);
+
+} // namespace troupe::backends::isolated

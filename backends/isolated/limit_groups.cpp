@@ -1,0 +1,214 @@
+#include "backends/isolated/limit_groups.hpp"
+
+#include "backends/proc.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <sstream>
+#include <string_view>
+
+namespace troupe::backends::isolated {
+
+namespace {
+
+constexpr int64_t cpu_period_us = 100'000;
+
+bool write_at(int dir, const std::string& name, const std::string& text) {
+  unique_fd fd{::openat(dir, name.c_str(), O_WRONLY | O_CLOEXEC)};
+  return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+/// Our own group of a controller of version 1; empty if it is not mounted as such.
+std::string v1_directory(const std::string& controller) {
+  auto has = [&](const std::string& list) {
+    std::istringstream in{list};
+    for (std::string one; std::getline(in, one, ',');)
+      if (one == controller)
+        return true;
+    return false;
+  };
+  std::string own;
+  std::istringstream groups{read_kernel_file(AT_FDCWD, "/proc/self/cgroup")};
+  for (std::string line; std::getline(groups, line);) {
+    auto a = line.find(':');
+    auto b = line.find(':', a + 1);
+    if (b != std::string::npos && has(line.substr(a + 1, b - a - 1)))
+      own = line.substr(b + 1);
+  }
+  std::istringstream mounts{read_kernel_file(AT_FDCWD, "/proc/self/mountinfo")};
+  for (std::string line; !own.empty() && std::getline(mounts, line);) {
+    auto dash = line.find(" - cgroup ");
+    if (dash == std::string::npos || !has(line.substr(line.rfind(' ') + 1)))
+      continue;
+    std::istringstream fields{line};
+    std::string skipped;
+    std::string root;
+    std::string target;
+    fields >> skipped >> skipped >> skipped >> root >> target;
+    if (root == "/")
+      return target + own;
+    if (own.compare(0, root.size(), root) == 0)
+      return target + own.substr(root.size());
+  }
+  return {};
+}
+
+const std::string& cached_directory(const std::string& controller) {
+  static const std::map<std::string, std::string> all{{"memory", v1_directory("memory")},
+                                                      {"pids", v1_directory("pids")},
+                                                      {"cpu", v1_directory("cpu")}};
+  return all.at(controller);
+}
+
+error cannot(const std::string& controller, const std::string& why) {
+  return make_error(errc::sandbox_config_invalid, op::start,
+                    "the wall `" + controller + "` cannot be had: " + why)
+    .with("wall", controller)
+    .with("cause", why);
+}
+
+struct setting {
+  const char* name;
+  std::string value;
+  bool required;
+};
+
+struct limit {
+  const char* controller;
+  std::vector<setting> v2;
+  std::vector<setting> v1;
+};
+
+std::vector<limit> wanted(const session_limits& x) {
+  std::vector<limit> out;
+  if (x.memory_bytes) {
+    auto bytes = std::to_string(*x.memory_bytes);
+    out.push_back({"memory",
+                   {{"memory.max", bytes, true}, {"memory.swap.max", "0", false}},
+                   {{"memory.limit_in_bytes", bytes, true},
+                    // Both together: without swap accounting there may be swap.
+                    {"memory.memsw.limit_in_bytes", bytes, false},
+                    {"memory.swappiness", "0", false}}});
+  }
+  if (x.pids) {
+    // With init, which is not the session's.
+    auto count = std::to_string(*x.pids + 1);
+    out.push_back({"pids", {{"pids.max", count, true}}, {{"pids.max", count, true}}});
+  }
+  if (x.cpu_millis) {
+    auto quota = std::to_string(*x.cpu_millis * cpu_period_us / 1000);
+    auto period = std::to_string(cpu_period_us);
+    out.push_back({"cpu",
+                   {{"cpu.max", quota + " " + period, true}},
+                   {{"cpu.cfs_period_us", period, true}, {"cpu.cfs_quota_us", quota, true}}});
+  }
+  return out;
+}
+
+bool apply(int dir, const std::vector<setting>& settings) {
+  for (const auto& x : settings)
+    if (!write_at(dir, x.name, x.value) && x.required)
+      return false;
+  return true;
+}
+
+void remove_below(const std::string& directory) {
+  std::error_code ignored;
+  for (const auto& x : std::filesystem::directory_iterator{directory, ignored})
+    if (x.is_directory(ignored))
+      remove_below(x.path().string());
+  ::rmdir(directory.c_str());
+}
+
+} // namespace
+
+bool limit_groups::available(const std::string& controller, int unified) {
+  auto file = controller == "cpu" ? std::string{"cpu.max"} : controller + ".max";
+  if (unified >= 0 && ::faccessat(unified, file.c_str(), W_OK, 0) == 0)
+    return true;
+  const auto& directory = cached_directory(controller);
+  return !directory.empty() && ::access(directory.c_str(), W_OK) == 0;
+}
+
+result<limit_groups> limit_groups::make(const std::string& name, const session_limits& limits,
+                                        int unified) {
+  limit_groups out;
+  for (const auto& x : wanted(limits)) {
+    if (unified >= 0 && ::faccessat(unified, x.v2.front().name, W_OK, 0) == 0) {
+      if (apply(unified, x.v2))
+        continue;
+      out.remove();
+      return unexpected{
+        cannot(x.controller, std::string{x.v2.front().name} + ": " + std::strerror(errno))};
+    }
+    const auto& parent = cached_directory(x.controller);
+    if (parent.empty()) {
+      out.remove();
+      return unexpected{
+        cannot(x.controller, "neither cgroup v2 nor v1 offers the controller here")};
+    }
+    auto path = parent + "/" + name;
+    if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
+      auto code = errno;
+      out.remove();
+      return unexpected{cannot(x.controller, path + ": " + std::strerror(code))};
+    }
+    out.v1_.push_back(path);
+    unique_fd dir{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (!dir || !apply(dir.get(), x.v1)) {
+      auto code = errno;
+      out.remove();
+      return unexpected{cannot(x.controller, path + ": " + std::strerror(code))};
+    }
+  }
+  return out;
+}
+
+result<void> limit_groups::attach(pid_t pid) const {
+  for (const auto& path : v1_)
+    if (!write_at(AT_FDCWD, path + "/cgroup.procs", std::to_string(pid)))
+      return unexpected{cannot("limits", path + ": " + std::strerror(errno))};
+  return {};
+}
+
+void limit_groups::add_usage(session_usage& out) const {
+  for (const auto& path : v1_) {
+    auto number = [&](const char* name) {
+      return std::atoll(read_kernel_file(AT_FDCWD, path + "/" + name).c_str());
+    };
+    if (auto bytes = number("memory.usage_in_bytes"); bytes > 0)
+      out.memory_bytes = bytes;
+  }
+}
+
+void limit_groups::remove() {
+  for (const auto& path : v1_)
+    remove_below(path);
+  v1_.clear();
+}
+
+void limit_groups::sweep(const std::string& prefix) {
+  for (auto controller : {"memory", "pids", "cpu"}) {
+    const auto& parent = cached_directory(controller);
+    std::error_code ignored;
+    if (parent.empty())
+      continue;
+    for (const auto& x : std::filesystem::directory_iterator{parent, ignored}) {
+      if (x.path().filename().string().compare(0, prefix.size(), prefix) != 0)
+        continue;
+      std::istringstream pids{read_kernel_file(AT_FDCWD, (x.path() / "cgroup.procs").string())};
+      for (pid_t pid = 0; pids >> pid;)
+        ::kill(pid, SIGKILL);
+      remove_below(x.path().string());
+    }
+  }
+}
+
+} // namespace troupe::backends::isolated

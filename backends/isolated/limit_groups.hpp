@@ -1,0 +1,46 @@
+#pragma once
+
+#include "messages/error.hpp"
+#include "messages/session.hpp"
+#include "messages/unique_fd.hpp"
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace troupe::backends::isolated {
+
+/// Where the kernel counts and limits what a sandbox uses: the sandbox's group of cgroup v2 where
+/// the controllers are there, else groups of version 1. Removed with `remove`.
+class limit_groups {
+public:
+  limit_groups() = default;
+  limit_groups(limit_groups&& other) noexcept = default;
+  limit_groups& operator=(limit_groups&& other) noexcept = default;
+
+  /// (blocks) Makes groups for the limits that are set. `unified`: the sandbox's own group of
+  /// version 2, or -1. An error names the limit that this machine cannot hold.
+  static result<limit_groups> make(const std::string& name, const session_limits& limits,
+                                   int unified);
+
+  /// (blocks) Moves a process in, before it has children.
+  result<void> attach(pid_t pid) const;
+
+  /// What is counted here and not in the group of version 2.
+  void add_usage(session_usage& out) const;
+
+  /// Nothing may be alive in them. Idempotent.
+  void remove();
+
+  /// (blocks) Kills what is in groups whose names begin with `prefix`, and removes them.
+  static void sweep(const std::string& prefix);
+
+  /// Whether a limit of this kind ("memory", "pids", "cpu") can be held.
+  static bool available(const std::string& controller, int unified);
+
+private:
+  std::vector<std::string> v1_; ///< directories
+};
+
+} // namespace troupe::backends::isolated

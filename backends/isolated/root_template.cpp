@@ -1,0 +1,163 @@
+#include "backends/isolated/root_template.hpp"
+
+#include "workspace/tree.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+namespace troupe::backends::isolated {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Different roots that clients may ask for, at once; each is a small directory.
+constexpr size_t max_templates = 256;
+
+constexpr const char* devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
+
+/// Of the host's /etc: what says nothing about the host, and programs want.
+constexpr const char* copied[] = {"ld.so.cache",
+                                  "mime.types",
+                                  "protocols",
+                                  "services",
+                                  "shells",
+                                  "ssl/openssl.cnf",
+                                  "ssl/certs/ca-certificates.crt"};
+
+error failed(const std::string& what, const std::string& why) {
+  return make_error(errc::workspace_start_error, op::start,
+                    "cannot make the root file system: " + what + ": " + why)
+    .with("path", what);
+}
+
+void write_text(const fs::path& path, const std::string& text) {
+  unique_fd fd{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+  if (!fd || ::fchmod(fd.get(), 0644) != 0
+      || workspace::write_all(fd.get(), text.data(), text.size()) < 0)
+    throw fs::filesystem_error("write", path, std::error_code{errno, std::generic_category()});
+}
+
+void make_dir(const fs::path& path) {
+  fs::create_directories(path);
+  fs::permissions(path, fs::perms{0755});
+}
+
+void make_etc(const fs::path& etc) {
+  make_dir(etc);
+  write_text(etc / "passwd", "root:x:0:0:root:/root:/bin/sh\n"
+                             "sandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n"
+                             "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
+  write_text(etc / "group", "root:x:0:\ntty:x:5:\nsandbox:x:1000:\nnogroup:x:65534:\n");
+  write_text(etc / "hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
+  write_text(etc / "hostname", "sandbox\n");
+  write_text(etc / "resolv.conf", "");
+  write_text(etc / "nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
+  write_text(etc / "profile", "");
+  std::error_code ignored;
+  for (auto name : copied)
+    if (fs::is_regular_file(fs::path{"/etc"} / name, ignored)) {
+      fs::create_directories((etc / name).parent_path());
+      fs::copy_file(fs::path{"/etc"} / name, etc / name, ignored);
+    }
+  // Links only: names of programs that the host's packages chose.
+  make_dir(etc / "alternatives");
+  for (const auto& link : fs::directory_iterator{"/etc/alternatives", ignored})
+    if (link.is_symlink())
+      fs::copy_symlink(link.path(), etc / "alternatives" / link.path().filename(), ignored);
+}
+
+void make_tree(const fs::path& root, const std::string& workspace, const std::string& source) {
+  auto host = source == "host";
+  for (auto name : {"", "dev", "dev/pts", "dev/shm", "proc", "tmp", "usr", "home", "root", "var",
+                    "run", "opt", "srv", "mnt"})
+    make_dir(root / name);
+  for (auto name : devices)
+    write_text(root / "dev" / name, "");
+  auto link
+    = [&](const char* target, const char* name) { fs::create_symlink(target, root / name); };
+  link("pts/ptmx", "dev/ptmx");
+  link("/proc/self/fd", "dev/fd");
+  link("/proc/self/fd/0", "dev/stdin");
+  link("/proc/self/fd/1", "dev/stdout");
+  link("/proc/self/fd/2", "dev/stderr");
+  link("../tmp", "var/tmp");
+  for (auto name : {"bin", "sbin", "lib", "lib32", "lib64", "libx32"}) {
+    auto path = fs::path{host ? "/" : source} / name;
+    std::error_code ignored;
+    if (fs::is_symlink(path, ignored))
+      fs::create_symlink(fs::read_symlink(path), root / name);
+    else if (fs::is_directory(path, ignored))
+      make_dir(root / name);
+  }
+  if (host)
+    make_etc(root / "etc");
+  else
+    make_dir(root / "etc");
+  for (fs::path at = fs::path{workspace}.relative_path(), done; const auto& part : at)
+    make_dir(root / (done /= part));
+}
+
+} // namespace
+
+root_templates::root_templates(std::string dir, std::string source)
+  : dir_(std::move(dir)), source_(std::move(source)) {}
+
+result<std::string> root_templates::make(const std::string& workspace) {
+  std::lock_guard guard{mutex_};
+  if (auto i = made_.find(workspace); i != made_.end())
+    return i->second;
+  if (made_.size() >= max_templates)
+    return unexpected{failed(workspace, "too many different workspace roots")};
+  if (auto ok = workspace::open_or_make_directory(dir_, 0700); !ok)
+    return unexpected{std::move(ok.error())};
+  auto path = dir_ + "/root-" + std::to_string(made_.size());
+  if (auto gone = workspace::remove_tree_at(path); !gone)
+    return unexpected{std::move(gone.error())};
+  try {
+    make_tree(path, workspace, source_);
+  } catch (const fs::filesystem_error& e) {
+    return unexpected{failed(e.path1().string(), e.code().message())};
+  }
+  return made_[workspace] = path;
+}
+
+result<std::vector<mount_plan>> root_templates::mounts(const std::string& workspace) {
+  static const std::set<std::string> ours{"dev",  "proc", "tmp",   "usr",   "etc",    "bin",
+                                          "sbin", "lib",  "lib32", "lib64", "libx32", "sys"};
+  auto first = (*fs::path{workspace}.relative_path().begin()).string();
+  if (workspace.empty() || workspace.front() != '/' || workspace.size() > 200 || ours.count(first)
+      || fs::path{workspace}.lexically_normal() != fs::path{workspace})
+    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
+                                 "the workspace of an isolated session cannot be at " + workspace)
+                        .with("root", workspace)};
+  auto made = make(workspace);
+  if (!made)
+    return unexpected{std::move(made.error())};
+  std::vector<mount_plan> out;
+  auto handed = [&](const std::string& source, const std::string& target, uint32_t flags) {
+    out.push_back({mount_kind::handed, flags, source, target, 0, 0});
+  };
+  handed(*made, "", mount_read_only);
+  auto from = source_ == "host" ? std::string{} : source_;
+  std::error_code ignored;
+  for (auto name : {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}) {
+    fs::path path = from + "/" + name;
+    if (fs::is_directory(path, ignored) && !fs::is_symlink(path, ignored))
+      handed(path.string(), name, mount_read_only);
+  }
+  if (source_ != "host")
+    handed(from + "/etc", "etc", mount_read_only);
+  for (auto name : devices)
+    handed(std::string{"/dev/"} + name, std::string{"dev/"} + name,
+           mount_no_exec | mount_with_devices | mount_landlock_write);
+  return out;
+}
+
+} // namespace troupe::backends::isolated

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "backends/isolated/launch.hpp"
+#include "messages/error.hpp"
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace troupe::backends::isolated {
+
+/// The read-only root file systems that sandboxes start from: directories that are made once and
+/// mounted by every sandbox.
+class root_templates {
+public:
+  /// `source`: `host`, for the host's own programs with an /etc of ours, or a directory that has a
+  /// root file system.
+  root_templates(std::string dir, std::string source);
+
+  /// (blocks) The mounts of a root with a place for the workspace at `workspace` (absolute), the
+  /// root itself first; without the workspace's own.
+  result<std::vector<mount_plan>> mounts(const std::string& workspace);
+
+private:
+  result<std::string> make(const std::string& workspace);
+
+  std::string dir_;
+  std::string source_;
+  std::mutex mutex_;
+  std::map<std::string, std::string> made_; ///< guarded; template by workspace
+};
+
+} // namespace troupe::backends::isolated
