@@ -28,7 +28,8 @@ struct snapshot_info {
   uint64_t stored_bytes = 0; ///< on disk
   uint64_t files = 0;
   uint32_t layers = 1;
-  std::string parent; ///< id, empty: none
+  std::string parent; ///< id of what it was made from; empty: none
+  std::string name;   ///< of a restore point; empty: none
   std::string base_path;
 };
 
@@ -38,6 +39,7 @@ struct snapshot_outcome {
   std::string fingerprint; ///< lower-case hexadecimal, of the very tree that was written
   std::string fingerprint_version;
   std::vector<std::string> warnings; ///< what was left out (fifos, sockets, devices)
+  uint64_t new_bytes = 0;            ///< that this one added to the store
 };
 
 template <class Inspector>
@@ -53,14 +55,15 @@ auto inspect(Inspector& f, snapshot_info& x) {
                         field("tenant", x.tenant), field("created_at_ms", x.created_at_ms),
                         field("size_bytes", x.size_bytes), field("stored_bytes", x.stored_bytes),
                         field("files", x.files), field("layers", x.layers),
-                        field("parent", x.parent), field("base_path", x.base_path));
+                        field("parent", x.parent), field("name", x.name),
+                        field("base_path", x.base_path));
 }
 
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_outcome& x) {
   return inspect_object(f, x, field("info", x.info), field("fingerprint", x.fingerprint),
                         field("fingerprint_version", x.fingerprint_version),
-                        field("warnings", x.warnings));
+                        field("warnings", x.warnings), field("new_bytes", x.new_bytes));
 }
 
 } // namespace troupe

@@ -30,6 +30,16 @@ struct persist_request {
   std::vector<std::string> skip;
   /// SHA-256 of the canonical manifest; part of the fingerprint.
   std::string manifest_digest;
+  /// The snapshot in the same folder that the workspace came from or was last written to: only what
+  /// changed since is written. Empty, or not there any more: the one of `ref`.
+  std::string base = {};
+  std::string name = {}; ///< of a restore point
+  /// Others write to the tree meanwhile: look again until nothing changed between two looks.
+  bool settle = false;
+  /// The upper directory of the overlay that is the workspace, so that nothing else need be looked
+  /// at; with the digests of the layers that lie below it, the oldest first.
+  int upper_fd = -1;
+  std::vector<std::string> lower_layers = {};
 };
 
 /// Where to put a snapshot back.

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -112,6 +113,21 @@ tree_writer::outcome tree_writer::add_hard_link(const std::string& path, const s
       default: return fault(errno);
     }
   }
+  return {};
+}
+
+tree_writer::outcome tree_writer::set_xattrs(const std::vector<xattr>& all) {
+  if (all.empty())
+    return {};
+  if (!file_)
+    if (auto bad = make_top_current())
+      return bad;
+  for (const auto& x : all)
+    if (::fsetxattr(file_ ? file_.get() : top_.get(), x.name.c_str(), x.value.data(),
+                    x.value.size(), 0)
+          != 0
+        && errno != ENOTSUP) // a file system without them; nothing can be done about it
+      return fault(errno);
   return {};
 }
 

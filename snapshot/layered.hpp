@@ -1,0 +1,35 @@
+#pragma once
+
+#include "snapshot/blob_store.hpp"
+#include "snapshot/repository.hpp"
+#include "snapshot/zstd_stream.hpp"
+
+#include <optional>
+#include <stop_token>
+
+// Snapshots as layers: what the repository does with those whose `{id}.tar` is a reference.
+
+namespace troupe::snapshot {
+
+/// The layered snapshot that `{id}.tar` refers to; nullopt: that is an archive.
+result<std::optional<layered_snapshot>> find_layered(const blob_store& store,
+                                                     const snapshot_ref& ref);
+
+result<snapshot_outcome> persist_layered(const persist_request& request, std::stop_token stop,
+                                         const progress& report, zstd_pool& pool);
+
+result<void> restore_layered(const blob_store& store, const layered_snapshot& snapshot,
+                             const restore_request& request, std::stop_token stop,
+                             const progress& report, zstd_pool& pool);
+
+/// The fingerprint of a live tree; contents are read where the base does not know them.
+result<std::string> fingerprint_layered(const persist_request& request, std::stop_token stop);
+
+/// Reads and verifies all of a snapshot.
+result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,
+                            std::stop_token stop);
+
+/// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did.
+result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool);
+
+} // namespace troupe::snapshot
