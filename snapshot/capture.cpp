@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -89,6 +90,7 @@ public:
 
   result<capture_outcome> run(int root_fd) {
     bool had_base = base_.index != nullptr;
+    root_fd_ = root_fd;
     if (auto ok = next_old(); !ok)
       return unexpected(std::move(ok.error()));
     struct stat root;
@@ -150,18 +152,80 @@ private:
   result<void> pass_old() {
     // What lies below something that is no directory any more went with it.
     bool gone = hidden_ && lies_below(old_.path, *hidden_);
-    if (!gone) {
+    if (gone) {
+      break_links();
+    } else {
       bool stays = upper_ && old_.layer < upper_->lower_layers
                    && !(opaque_ && lies_below(old_.path, *opaque_))
                    && !skip_covers(old_.path);
-      if (stays) {
-        count(old_);
-        return next_old();
+      if (stays)
+        return keep_below();
+      if (upper_ && old_.layer >= upper_->lower_layers
+          && !(opaque_ && lies_below(old_.path, *opaque_)) && !skip_covers(old_.path)) {
+        auto kept = keep_moved();
+        if (!kept || *kept)
+          return kept.map([](bool) {});
       }
       if (auto ok = remove(old_.path); !ok)
         return ok;
     }
     return next_old();
+  }
+
+  /// Keeps what the overlay shows of its lower layers.
+  result<void> keep_below() {
+    if (old_.type == entry_type::hard_link)
+      if (auto broken = broken_.find(old_.target); broken != broken_.end())
+        return move_link(broken->second);
+    return keep_old();
+  }
+
+  /// What the overlay shows at the path of the old entry, whose folder `dir` keeps open.
+  std::optional<workspace::tree_item> shown(unique_fd& dir, std::string& path, struct stat& st) {
+    path = old_.path;
+    auto slash = path.rfind('/');
+    dir.reset(workspace::open_beneath(root_fd_, slash == path.npos ? "." : path.substr(0, slash),
+                                      O_RDONLY | O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS));
+    const auto* name = path.c_str() + (slash == path.npos ? 0 : slash + 1);
+    if (!dir || ::fstatat(dir.get(), name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+      return std::nullopt;
+    return workspace::tree_item{path, dir.get(), name, &st};
+  }
+
+  /// An overlay that copies a file up takes it from its other names: those stay what they were, so
+  /// the first of them has to become the file. `home`: that one, if there is one already.
+  result<void> move_link(std::string& home) {
+    unique_fd dir;
+    std::string path;
+    struct stat st;
+    auto item = shown(dir, path, st);
+    if (!item)
+      return drop_old(workspace::tree_item{path, -1, "", &st});
+    if (!home.empty())
+      return add_hard_link(*item, names{home, true});
+    home = path;
+    st.st_nlink = 1;
+    return add_file(*item);
+  }
+
+  /// Of what newer layers have and the upper tree lacks, only such a file is still there.
+  result<bool> keep_moved() {
+    unique_fd dir;
+    std::string path;
+    struct stat st;
+    if (old_.type != entry_type::file && old_.type != entry_type::hard_link)
+      return false;
+    auto item = shown(dir, path, st);
+    if (!item || !S_ISREG(st.st_mode))
+      return false;
+    return add_file(*item).map([] { return true; });
+  }
+
+  /// A file of a lower layer is not what its other names are any more.
+  void break_links() {
+    if (upper_ && old_.type == entry_type::file && old_.links > 1
+        && old_.layer < upper_->lower_layers)
+      broken_.try_emplace(old_.path);
   }
 
   bool skip_covers(const std::string& path) const {
@@ -176,6 +240,7 @@ private:
   }
 
   result<void> remove(const std::string& path) {
+    break_links();
     outcome_.changed = true;
     hidden_ = path;
     if (!out_)
@@ -211,6 +276,8 @@ private:
     if (std::string_view{item.name}.starts_with(".wh."))
       return left_out(item, "a name that layers use for themselves");
     const auto& st = *item.info;
+    if (at_old(item))
+      break_links();
     switch (st.st_mode & S_IFMT) {
       case S_IFDIR: return add_directory(item);
       case S_IFLNK: return add_symlink(item);
@@ -366,7 +433,8 @@ private:
     const auto& st = *item.info;
     names* shared = nullptr;
     if (st.st_nlink > 1) {
-      auto [known, is_new] = linked_.try_emplace(st.st_ino, names{std::string{item.path}, false});
+      auto [known, is_new]
+        = linked_.try_emplace({st.st_dev, st.st_ino}, names{std::string{item.path}, false});
       if (!is_new)
         return add_hard_link(item, known->second);
       shared = &known->second;
@@ -610,7 +678,10 @@ private:
   bool has_stat_ = false;
   std::optional<std::string> hidden_; ///< what the index has below this is gone with it
   std::optional<std::string> opaque_; ///< nothing of the overlay's lower layers is seen below this
-  std::unordered_map<ino_t, names> linked_;
+  std::map<std::pair<dev_t, ino_t>, names> linked_;
+  /// Files that an overlay took from their other names, and the first of those, once it is known.
+  std::unordered_map<std::string, std::string> broken_;
+  int root_fd_ = -1;
   tree_index tree_;
   sha256 content_;
   std::unique_ptr<char[]> buffer_;

@@ -226,6 +226,49 @@ public:
     return {};
   }
 
+  result<std::string> fingerprint(const persist_request& request, std::stop_token stop) override {
+    return fingerprint_layered(request, std::move(stop));
+  }
+
+  result<snapshot_info> link(const snapshot_ref& from, const snapshot_ref& to) override {
+    auto source = layered_of(from);
+    if (!source)
+      return unexpected(std::move(source.error()));
+    auto path = local_path(to, op::snapshot_persist);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    if (auto ok = source->first.refer(to.id, source->second.manifest); !ok)
+      return unexpected(std::move(ok.error()));
+    auto info = std::move(source->second.info);
+    info.id = to.id;
+    info.base_path = to.base_path;
+    return info;
+  }
+
+  result<std::vector<std::string>> layers(const snapshot_ref& ref) override {
+    std::vector<std::string> digests;
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    for (const auto& layer : found->second.layers)
+      digests.push_back(layer.blob.digest);
+    return digests;
+  }
+
+  result<void> verify(const snapshot_ref& ref, std::stop_token stop) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    auto ok = verify_layered(found->first, found->second, std::move(stop));
+    return ok ? ok : unexpected(about(ref, *local_path(ref, op::snapshot_restore), ok.error()));
+  }
+
+  result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
+    if (ref.kind != snapshot_kind::local)
+      return false;
+    return flatten_layered(ref, std::move(stop), pool_);
+  }
+
   result<snapshot_info> inspect(const snapshot_ref& ref) override {
     switch (ref.kind) {
       case snapshot_kind::local: return inspect_local(ref);
@@ -249,6 +292,24 @@ public:
   }
 
 private:
+  /// A snapshot that has layers, and its store.
+  static result<std::pair<blob_store, layered_snapshot>> layered_of(const snapshot_ref& ref) {
+    if (ref.kind != snapshot_kind::local)
+      return unexpected(ref.kind == snapshot_kind::noop ? not_restorable(ref) : no_client(ref));
+    auto path = local_path(ref, op::snapshot_restore);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    auto fd = open_local(ref, *path);
+    if (!fd)
+      return unexpected(std::move(fd.error()));
+    auto found = layered_at(ref, fd->get());
+    if (!found)
+      return unexpected(about(ref, *path, std::move(found.error())));
+    if (!*found)
+      return unexpected(restore_error(ref, *path, "an archive has no layers"));
+    return std::move(**found);
+  }
+
   static error no_client(const snapshot_ref& ref) {
     return restore_error(ref, remote_path(ref), "no client for remote snapshots");
   }

@@ -71,6 +71,22 @@ public:
 
   virtual result<void> remove(const snapshot_ref& ref) = 0;
 
+  /// The fingerprint that `persist` would record, without writing anything. Contents are read only
+  /// where `base` or `ref` do not know them.
+  virtual result<std::string> fingerprint(const persist_request& request, std::stop_token stop) = 0;
+
+  /// Makes `to` the same snapshot as `from`, in the same folder, without copying.
+  virtual result<snapshot_info> link(const snapshot_ref& from, const snapshot_ref& to) = 0;
+
+  /// Digests of the layers, the oldest first; none for an archive.
+  virtual result<std::vector<std::string>> layers(const snapshot_ref& ref) = 0;
+
+  /// Reads all of a snapshot and holds it against its digests.
+  virtual result<void> verify(const snapshot_ref& ref, std::stop_token stop) = 0;
+
+  /// Makes one layer of many, or of mostly dead ones. Whether it did.
+  virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) = 0;
+
   /// What the store recorded of one snapshot. Reads its end only and verifies nothing else. Of an
   /// archive that others wrote: no more than what the file system knows.
   virtual result<snapshot_info> inspect(const snapshot_ref& ref) = 0;
