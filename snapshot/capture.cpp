@@ -248,6 +248,32 @@ private:
     index_entry x;
     x.path = path;
     x.type = entry_type::whiteout;
+    return write(x);
+  }
+
+  /// Every layer says of each directory above what it has how that is, so that the layer can be
+  /// unpacked by itself.
+  result<void> write_parents(const std::string& path) {
+    leave_to(path);
+    for (auto& [directory, written] : above_)
+      if (!std::exchange(written, true))
+        if (auto ok = out_->add(directory); !ok)
+          return ok;
+    return {};
+  }
+
+  void leave_to(const std::string& path) {
+    while (!above_.empty() && !lies_below(path, above_.back().first.path))
+      above_.pop_back();
+  }
+
+  result<void> write(const index_entry& x) {
+    if (!out_)
+      return {};
+    if (auto ok = write_parents(x.path); !ok)
+      return ok;
+    if (x.type == entry_type::directory && !x.path.empty())
+      above_.emplace_back(x, true);
     return out_->add(x);
   }
 
@@ -266,7 +292,7 @@ private:
     if (same || (had_base && upper_))
       return {};
     outcome_.changed = true;
-    return out_ ? out_->add(x) : result<void>{};
+    return write(x);
   }
 
   result<void> add(const workspace::tree_item& item) {
@@ -330,6 +356,10 @@ private:
   /// Keeps the entry as it was.
   result<void> keep_old() {
     count(old_);
+    if (out_ && old_.type == entry_type::directory && !old_.path.empty()) {
+      leave_to(old_.path);
+      above_.emplace_back(old_, false);
+    }
     return next_old();
   }
 
@@ -346,7 +376,7 @@ private:
     if (known)
       if (auto ok = next_old(); !ok)
         return ok;
-    return out_ ? out_->add(x) : result<void>{};
+    return write(x);
   }
 
   void count(const index_entry& x) {
@@ -458,11 +488,12 @@ private:
     set_stat(x, now, young);
     if (upper_ && has_metacopy(fd.get()))
       return unexpected(read_error(item.path, "the overlay copied up no contents"));
-    if (at_old(item) && looks_same(x)) {
-      // Perhaps only the time of change moved: what the index has says whether it did.
+    // Perhaps only the time of change moved: what the index has says whether it did. Of a file with
+    // several names that may mean another name, and all of them belong in one layer.
+    if (!shared && at_old(item) && looks_same(x)) {
       if (auto ok = read_content(item, fd.get(), x, nullptr, false); !ok)
         return ok;
-      if (x.content == old_.content && !(shared && old_.links != x.links)) {
+      if (x.content == old_.content) {
         outcome_.hashed_again += x.size;
         return keep_old();
       }
@@ -478,7 +509,9 @@ private:
     hidden_ = x.path;
     auto map = extents_of(fd.get(), now);
     if (out_)
-      if (auto ok = out_->begin_file(x, map.empty() ? nullptr : &map); !ok)
+      if (auto ok = write_parents(x.path).and_then(
+            [&] { return out_->begin_file(x, map.empty() ? nullptr : &map); });
+          !ok)
         return ok;
     if (auto ok = read_content(item, fd.get(), x, map.empty() ? nullptr : &map, out_ != nullptr);
         !ok)
@@ -506,7 +539,7 @@ private:
         return ok;
     hidden_ = x.path;
     count(x);
-    return out_ ? out_->add(x) : result<void>{};
+    return write(x);
   }
 
   /// All but the contents.
@@ -676,6 +709,8 @@ private:
   bool has_old_ = false;
   index_entry stat_;
   bool has_stat_ = false;
+  /// The directories above the current path, and whether the layer has them.
+  std::vector<std::pair<index_entry, bool>> above_;
   std::optional<std::string> hidden_; ///< what the index has below this is gone with it
   std::optional<std::string> opaque_; ///< nothing of the overlay's lower layers is seen below this
   std::map<std::pair<dev_t, ino_t>, names> linked_;

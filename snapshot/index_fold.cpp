@@ -4,7 +4,8 @@
 
 namespace troupe::snapshot {
 
-index_fold::index_fold(std::vector<std::unique_ptr<index_decoder>> layers) {
+index_fold::index_fold(std::vector<std::unique_ptr<index_decoder>> layers, bool whiteouts)
+  : whiteouts_(whiteouts) {
   for (auto& x : layers)
     layers_.emplace_back().input = std::move(x);
 }
@@ -50,7 +51,7 @@ result<bool> index_fold::next(index_entry& x) {
     if (best == layers_.size())
       return false;
     auto type = layers_[best].entry.type;
-    bool lives = type != entry_type::whiteout && !is_hidden(best);
+    bool lives = (whiteouts_ || type != entry_type::whiteout) && !is_hidden(best);
     std::swap(x, layers_[best].entry);
     pass(layers_[best], x.path, type);
     if (auto ok = advance(layers_[best]); !ok)

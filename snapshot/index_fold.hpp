@@ -12,7 +12,8 @@ namespace troupe::snapshot {
 /// make. Memory does not grow with the tree.
 class index_fold {
 public:
-  explicit index_fold(std::vector<std::unique_ptr<index_decoder>> layers);
+  /// `whiteouts`: give these, too; of use with a single layer.
+  explicit index_fold(std::vector<std::unique_ptr<index_decoder>> layers, bool whiteouts = false);
 
   /// The next path of the tree, with the layer that has it; false at the end of all indexes.
   result<bool> next(index_entry& x);
@@ -31,6 +32,7 @@ private:
   bool is_hidden(size_t layer) const;
 
   std::vector<stream> layers_;
+  bool whiteouts_;
   bool started_ = false;
 };
 

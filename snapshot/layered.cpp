@@ -8,7 +8,10 @@
 #include "snapshot/tree_index.hpp"
 #include "snapshot/tree_writer.hpp"
 #include "snapshot/unpack.hpp"
+#include "workspace/tree.hpp"
 
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -256,6 +259,7 @@ namespace {
 /// Puts one path of a snapshot on the disk.
 tree_writer::outcome put_entry(const index_entry& x, tree_writer& out) {
   switch (x.type) {
+    case entry_type::whiteout: return out.add_whiteout(x.path);
     case entry_type::directory: {
       auto fault = out.add_directory(x.path, x.path, x.mode, x.mtime);
       return fault ? fault : out.set_xattrs(decode_xattrs(x.xattrs));
@@ -364,6 +368,83 @@ result<void> restore_layered(const blob_store& store, const layered_snapshot& sn
   work.bytes = snapshot.info.size_bytes;
   work.done();
   return {};
+}
+
+namespace {
+
+/// Copies what `x` is another name of from the newest layer that has it.
+tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::string>& older,
+                                 tree_writer& out) {
+  for (auto i = older.size(); i-- > 0;) {
+    unique_fd folder{::open(older[i].c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    unique_fd from{workspace::open_beneath(folder.get(), x.target,
+                                           O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0,
+                                           RESOLVE_NO_SYMLINKS)};
+    struct stat st;
+    if (!from || ::fstat(from.get(), &st) != 0 || !S_ISREG(st.st_mode))
+      continue;
+    if (auto fault = out.begin_file(x.path, x.path))
+      return fault;
+    file_source source{from.get()};
+    for (uint64_t at = 0;;) {
+      auto chunk = source.next();
+      if (!chunk)
+        return write_fault{EIO, {}, {}};
+      if (chunk->empty())
+        return out.end_file(at, st.st_mode & 07777, st.st_mtim);
+      if (auto fault = out.write_file(*chunk, at))
+        return fault;
+      at += chunk->size();
+    }
+  }
+  return write_fault{ENOENT, {}, {}};
+}
+
+} // namespace
+
+result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
+                          const std::vector<std::string>& older, std::stop_token stop) {
+  progress silent;
+  job work{op::snapshot_restore, std::move(stop), silent};
+  tree_writer out{folder_fd};
+  auto check = [&](const index_entry& x, const tree_writer::outcome& fault) -> result<void> {
+    if (!fault)
+      return {};
+    auto failed = fault->error != 0 ? cannot_write("layer", fault->error) : damaged(fault->reason);
+    return unexpected(failed.with("member", x.path).with("blob", "sha256:" + layer.blob.digest));
+  };
+  layered_snapshot alone;
+  alone.layers = {layer};
+  auto reader = layered_reader::open(store, alone, true);
+  if (!reader)
+    return unexpected(std::move(reader.error()));
+  index_entry x;
+  for (;;) {
+    auto more = work.step().and_then([&] { return reader->next(x); });
+    if (!more)
+      return unexpected(std::move(more.error()));
+    if (!*more)
+      return check({}, out.finish());
+    auto fault = put_entry(x, out);
+    if (fault && x.type == entry_type::hard_link && !older.empty())
+      fault = copy_linked(x, older, out);
+    if (auto ok = check(x, fault); !ok)
+      return ok;
+    while (x.type == entry_type::file) {
+      auto data = work.step().and_then([&] { return reader->data(); });
+      if (!data)
+        return unexpected(std::move(data.error()));
+      if (!data->data.empty()) {
+        if (auto ok = check(x, out.write_file(data->data, data->offset)); !ok)
+          return ok;
+        continue;
+      }
+      fault = out.set_xattrs(decode_xattrs(x.xattrs));
+      if (auto ok = check(x, fault ? fault : out.end_file(x.size, x.mode, x.mtime)); !ok)
+        return ok;
+      break;
+    }
+  }
 }
 
 result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,

@@ -29,6 +29,12 @@ result<std::string> fingerprint_layered(const persist_request& request, std::sto
 result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,
                             std::stop_token stop);
 
+/// Puts one layer by itself into `folder_fd`, as an overlay takes it for a lower directory. `older`:
+/// the folders of the layers below it. Of a file in one of those, a new name is a copy: an overlay
+/// knows no links between its layers.
+result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
+                          const std::vector<std::string>& older, std::stop_token stop);
+
 /// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did.
 result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool);
 

@@ -22,7 +22,8 @@ error of_blob(const blob_id& id, error x) {
 } // namespace
 
 result<std::unique_ptr<index_fold>> open_fold(const blob_store& store,
-                                              const std::vector<layer_info>& layers) {
+                                              const std::vector<layer_info>& layers,
+                                              bool whiteouts) {
   std::vector<std::unique_ptr<index_decoder>> indexes;
   for (const auto& layer : layers) {
     auto index = open_index(store, layer);
@@ -30,13 +31,13 @@ result<std::unique_ptr<index_fold>> open_fold(const blob_store& store,
       return unexpected(std::move(index.error()));
     indexes.push_back(std::move(*index));
   }
-  return std::make_unique<index_fold>(std::move(indexes));
+  return std::make_unique<index_fold>(std::move(indexes), whiteouts);
 }
 
 result<layered_reader> layered_reader::open(const blob_store& store,
-                                            const layered_snapshot& snapshot) {
+                                            const layered_snapshot& snapshot, bool whiteouts) {
   layered_reader x;
-  auto index = open_fold(store, snapshot.layers);
+  auto index = open_fold(store, snapshot.layers, whiteouts);
   if (!index)
     return unexpected(std::move(index.error()));
   x.index_ = std::move(*index);
@@ -76,7 +77,8 @@ result<bool> layered_reader::next(index_entry& x) {
       if (!*found)
         return unexpected(blob_damaged(current_->id, "the tar has less than the index"));
     }
-    if ((x.type == entry_type::file) != (member_.kind == member_kind::file)
+    bool plain = x.type == entry_type::file || x.type == entry_type::whiteout;
+    if (plain != (member_.kind == member_kind::file)
         || (x.type == entry_type::file && member_.size != x.size))
       return unexpected(blob_damaged(current_->id, "the tar differs from the index"));
     return true;

@@ -16,7 +16,9 @@ namespace troupe::snapshot {
 /// read before that end may have come from a damaged one.
 class layered_reader {
 public:
-  static result<layered_reader> open(const blob_store& store, const layered_snapshot& snapshot);
+  /// `whiteouts`: of a single layer, they are entries too.
+  static result<layered_reader> open(const blob_store& store, const layered_snapshot& snapshot,
+                                     bool whiteouts = false);
 
   /// The next path; false at the verified end.
   result<bool> next(index_entry& x);
@@ -48,6 +50,7 @@ private:
 
 /// The folded index of a snapshot's layers.
 result<std::unique_ptr<index_fold>> open_fold(const blob_store& store,
-                                              const std::vector<layer_info>& layers);
+                                              const std::vector<layer_info>& layers,
+                                              bool whiteouts = false);
 
 } // namespace troupe::snapshot

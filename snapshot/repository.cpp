@@ -3,6 +3,7 @@
 #include "snapshot/archive_budget.hpp"
 #include "snapshot/byte_source.hpp"
 #include "snapshot/blob_store.hpp"
+#include "snapshot/layer_cache.hpp"
 #include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"
 #include "snapshot/pack.hpp"
@@ -166,7 +167,10 @@ result<snapshot_info> inspect_local(const snapshot_ref& ref) {
 
 class every_repository final : public repository {
 public:
-  explicit every_repository(unsigned workers) : pool_(workers) {}
+  every_repository(unsigned workers, cache_options cache) : pool_(workers) {
+    if (!cache.folder.empty())
+      cache_.emplace(std::move(cache.folder), cache.max_bytes);
+  }
 
   result<snapshot_outcome> persist(const persist_request& request, std::stop_token stop,
                                    const progress& report) override {
@@ -255,6 +259,19 @@ public:
     return digests;
   }
 
+  result<std::shared_ptr<const layer_lease>> lease(const snapshot_ref& ref,
+                                                   std::stop_token stop) override {
+    if (!cache_)
+      return unexpected(make_error(errc::backend_unavailable, op::snapshot_restore,
+                                   "there is no folder for unpacked layers"));
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    auto held = cache_->acquire(found->first, found->second.layers, std::move(stop));
+    return held ? held
+                : unexpected(about(ref, *local_path(ref, op::snapshot_restore), held.error()));
+  }
+
   result<void> verify(const snapshot_ref& ref, std::stop_token stop) override {
     auto found = layered_of(ref);
     if (!found)
@@ -322,6 +339,7 @@ private:
   }
 
   zstd_pool pool_;
+  std::optional<layer_cache> cache_;
 };
 
 } // namespace
@@ -348,8 +366,8 @@ private:
 
 } // namespace
 
-std::unique_ptr<repository> make_repository(unsigned workers) {
-  return std::make_unique<every_repository>(workers);
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache) {
+  return std::make_unique<every_repository>(workers, std::move(cache));
 }
 
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

@@ -13,6 +13,8 @@
 
 namespace troupe::snapshot {
 
+struct layer_lease;
+
 using troupe::archive_limits;
 
 /// Reports how far a job has come: files and bytes so far. Called on the job's own thread, at most
@@ -81,6 +83,12 @@ public:
   /// Digests of the layers, the oldest first; none for an archive.
   virtual result<std::vector<std::string>> layers(const snapshot_ref& ref) = 0;
 
+  /// The layers of a snapshot, unpacked on this machine, for an overlay. Unpacks what is missing.
+  /// Fails where there is no cache.
+  virtual result<std::shared_ptr<const layer_lease>> lease(const snapshot_ref& ref,
+                                                           std::stop_token stop)
+    = 0;
+
   /// Reads all of a snapshot and holds it against its digests.
   virtual result<void> verify(const snapshot_ref& ref, std::stop_token stop) = 0;
 
@@ -99,9 +107,15 @@ public:
   virtual void sweep(const std::string& folder) = 0;
 };
 
+/// Where unpacked layers are kept. Empty folder: nowhere.
+struct cache_options {
+  std::string folder;
+  uint64_t max_bytes = uint64_t{20} << 30;
+};
+
 /// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.
 /// They take over the priority of the thread that runs the first job, and end with the repository.
-std::unique_ptr<repository> make_repository(unsigned workers);
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache = {});
 
 /// The fingerprint of a live tree as `persist` would record it, under `fingerprint_version`.
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -113,6 +114,15 @@ tree_writer::outcome tree_writer::add_hard_link(const std::string& path, const s
       default: return fault(errno);
     }
   }
+  return {};
+}
+
+tree_writer::outcome tree_writer::add_whiteout(const std::string& path) {
+  std::string name;
+  if (auto bad = enter_parent(path, path, name))
+    return bad;
+  if (::mknodat(top_.get(), name.c_str(), S_IFCHR, makedev(0, 0)) != 0)
+    return errno == EEXIST ? occupied(path, member_kind::other) : fault(errno);
   return {};
 }
 

@@ -48,6 +48,9 @@ public:
   /// Extended attributes of the file that was begun, else of the directory that was added last.
   outcome set_xattrs(const std::vector<xattr>& all);
 
+  /// What an overlay takes for a path that is gone.
+  outcome add_whiteout(const std::string& path);
+
   outcome begin_file(const std::string& path, const std::string& member);
   outcome write_file(std::string_view data, uint64_t offset);
   /// Gives the file its size, mode and time.

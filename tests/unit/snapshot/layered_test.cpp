@@ -1,5 +1,7 @@
 #include "snapshot/layered.hpp"
 
+#include "snapshot/layer_cache.hpp"
+
 #include "hostile_tree.hpp"
 #include "support.hpp"
 
@@ -263,6 +265,79 @@ BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, data::xrang
     ::umount2(root.c_str(), MNT_DETACH);
   }};
   apart.join();
+}
+
+BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, data::xrange(10u), seed) {
+  std::thread apart{[&, seed] {
+    auto cached = make_repository(2, {dir / "cache", 1 << 30});
+    hostile_tree tree{root, seed};
+    for (int round = 0; round < 4; ++round) {
+      save();
+      tree.change(8);
+    }
+    auto saved = save();
+    auto lease = cached->lease(ref, {});
+    if (!lease && lease.error().context.find("not permitted") != std::string::npos)
+      return; // no device nodes here
+    BOOST_REQUIRE_MESSAGE(lease, (lease ? "" : lease.error().message + lease.error().context));
+    auto merged = dir / "merged";
+    fs::create_directories(merged);
+    std::string options = "lowerdir=";
+    for (auto i = (*lease)->folders.size(); i-- > 0;)
+      options += (*lease)->folders[i] + (i == 0 ? "" : ":");
+    if ((*lease)->folders.size() == 1)
+      options += ":" + (dir / "cache"); // at least two without an upper one
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || ::mount("overlay", merged.c_str(), "overlay", 0, options.c_str()) != 0) {
+      BOOST_TEST_MESSAGE("cannot mount here");
+      return;
+    }
+    auto expected = describe_all(root);
+    auto found = describe_all(merged);
+    // An overlay knows no links between its layers.
+    auto alone = [](const std::string& line) { return line.substr(0, line.find(" = ")); };
+    for (const auto& [path, line] : expected)
+      BOOST_TEST(alone(found[path]) == alone(line), path);
+    BOOST_TEST(expected.size() == found.size());
+    ::umount2(merged.c_str(), MNT_DETACH);
+  }};
+  apart.join();
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_is_unpacked_once_and_goes_only_when_nobody_holds_it) {
+  auto cached = make_repository(2, {dir / "cache", 300'000});
+  auto folder = [&] { return dir / "cache/" + *names(dir / "cache").begin(); };
+  for (int i = 0; i < 4; ++i) {
+    write_text(root + "/f", std::string(100'000, static_cast<char>('a' + i)));
+    save("s" + std::to_string(i), "none");
+  }
+  auto first = cached->lease(local_ref(store, "s0"), {});
+  if (!first)
+    return;
+  auto again = cached->lease(local_ref(store, "s0"), {});
+  BOOST_REQUIRE(again);
+  BOOST_TEST(((*first)->folders == (*again)->folders));
+  (*again).reset();
+  for (auto id : {"s1", "s2", "s3"})
+    BOOST_TEST(cached->lease(local_ref(store, id), {}).has_value());
+  BOOST_TEST(names(folder()).size() <= 3u);
+  BOOST_TEST(read_text((*first)->folders[0] + "/f") == std::string(100'000, 'a'));
+  std::vector<std::thread> users;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 4; ++i)
+    users.emplace_back([&, i] {
+      for (int k = 0; k < 25; ++k) {
+        int n = (i + k) % 4;
+        auto held = cached->lease(local_ref(store, "s" + std::to_string(n)), {});
+        if (held && read_text((*held)->folders[0] + "/f")
+                      == std::string(100'000, static_cast<char>('a' + n)))
+          ++good;
+      }
+    });
+  for (auto& user : users)
+    user.join();
+  BOOST_TEST(good == 100);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
