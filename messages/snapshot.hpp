@@ -42,6 +42,34 @@ struct snapshot_outcome {
   uint64_t new_bytes = 0;            ///< that this one added to the store
 };
 
+/// One path that differs between two trees.
+struct workspace_change {
+  std::string path;
+  std::string change; ///< "A", "M" or "D"
+  std::string type;   ///< what it is, or was: "directory", "file", "symlink", "hard_link"
+  uint64_t size = 0;  ///< now
+  uint64_t old_size = 0;
+  std::string patch; ///< unified diff of a small text file, if it was asked for
+};
+
+/// What differs between two trees, in the order of paths.
+struct workspace_diff {
+  std::vector<workspace_change> items;
+  bool truncated = false; ///< there are more
+};
+
+template <class Inspector>
+auto inspect(Inspector& f, workspace_change& x) {
+  return inspect_object(f, x, field("path", x.path), field("change", x.change),
+                        field("type", x.type), field("size", x.size),
+                        field("old_size", x.old_size), field("patch", x.patch));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, workspace_diff& x) {
+  return inspect_object(f, x, field("items", x.items), field("truncated", x.truncated));
+}
+
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_ref& x) {
   return inspect_object(f, x, field("kind", x.kind), field("id", x.id),

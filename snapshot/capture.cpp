@@ -81,8 +81,8 @@ std::vector<extent> extents_of(int fd, const struct stat& st) {
 class capturer {
 public:
   capturer(const std::optional<upper_tree>& upper, const std::vector<std::string>& skip,
-           capture_base base, layer_writer* out, job& work)
-    : upper_(upper), base_(std::move(base)), out_(out), work_(work) {
+           capture_base base, layer_writer* out, job& work, const change_listener& listener)
+    : upper_(upper), base_(std::move(base)), out_(out), work_(work), listener_(listener) {
     for (const auto& path : skip)
       skip_.insert(plain_path(path));
     skip_.erase("");
@@ -154,6 +154,7 @@ private:
     bool gone = hidden_ && lies_below(old_.path, *hidden_);
     if (gone) {
       break_links();
+      tell(nullptr, &old_);
     } else {
       bool stays = upper_ && old_.layer < upper_->lower_layers
                    && !(opaque_ && lies_below(old_.path, *opaque_))
@@ -241,6 +242,7 @@ private:
 
   result<void> remove(const std::string& path) {
     break_links();
+    tell(nullptr, &old_);
     outcome_.changed = true;
     hidden_ = path;
     if (!out_)
@@ -275,6 +277,11 @@ private:
     if (x.type == entry_type::directory && !x.path.empty())
       above_.emplace_back(x, true);
     return out_->add(x);
+  }
+
+  void tell(const index_entry* now, const index_entry* before) const {
+    if (listener_)
+      listener_(now, before);
   }
 
   // -- one item
@@ -369,6 +376,7 @@ private:
     bool same = known && same_entry(old_, x);
     if (same)
       return keep_old();
+    tell(&x, known ? &old_ : nullptr);
     outcome_.changed = true;
     if (x.type != entry_type::directory)
       hidden_ = x.path;
@@ -502,6 +510,7 @@ private:
     }
     if (shared)
       shared->written = true;
+    tell(&x, at_old(item) ? &old_ : nullptr);
     outcome_.changed = true;
     if (at_old(item))
       if (auto ok = next_old(); !ok)
@@ -533,6 +542,7 @@ private:
                 && !shared.written;
     if (same)
       return keep_old();
+    tell(&x, at_old(item) ? &old_ : nullptr);
     outcome_.changed = true;
     if (at_old(item))
       if (auto ok = next_old(); !ok)
@@ -704,6 +714,7 @@ private:
   capture_base base_;
   layer_writer* out_;
   job& work_;
+  const change_listener& listener_;
   std::unordered_set<std::string> skip_;
   index_entry old_;
   bool has_old_ = false;
@@ -729,8 +740,9 @@ private:
 
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
-                                layer_writer* out, job& work) {
-  return capturer{upper, skip, std::move(base), out, work}.run(root_fd);
+                                layer_writer* out, job& work,
+                                const change_listener& listener) {
+  return capturer{upper, skip, std::move(base), out, work, listener}.run(root_fd);
 }
 
 // -- statistics -----------------------------------------------------------------------------------

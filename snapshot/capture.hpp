@@ -5,11 +5,15 @@
 #include "snapshot/job.hpp"
 #include "snapshot/layer_writer.hpp"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace troupe::snapshot {
+
+/// Told of each path that differs: as it is now, as it was; one of them may be null.
+using change_listener = std::function<void(const index_entry* now, const index_entry* before)>;
 
 /// What to compare a tree with.
 struct capture_base {
@@ -43,7 +47,8 @@ struct capture_outcome {
 /// digest and whether anything changed is found out.
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
-                                layer_writer* out, job& work);
+                                layer_writer* out, job& work,
+                                const change_listener& listener = {});
 
 /// Writes to `path` how the files of a tree are on this disk, for later captures. A file that
 /// changed at `before` or later is left out. Best effort: without it, contents are read again.

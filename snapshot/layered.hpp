@@ -25,6 +25,11 @@ result<void> restore_layered(const blob_store& store, const layered_snapshot& sn
 /// The fingerprint of a live tree; contents are read where the base does not know them.
 result<std::string> fingerprint_layered(const persist_request& request, std::stop_token stop);
 
+/// What changed from one snapshot to another or, with `live`, to a tree as it is now. `text`: with
+/// the differences of small text files.
+result<workspace_diff> diff_layered(const snapshot_ref& from, const snapshot_ref& to,
+                                    const persist_request* live, bool text, std::stop_token stop);
+
 /// Reads and verifies all of a snapshot.
 result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,
                             std::stop_token stop);

@@ -280,6 +280,12 @@ public:
     return ok ? ok : unexpected(about(ref, *local_path(ref, op::snapshot_restore), ok.error()));
   }
 
+  result<workspace_diff> diff(const snapshot_ref& from, const snapshot_ref& to,
+                              const persist_request* live, bool text,
+                              std::stop_token stop) override {
+    return diff_layered(from, to, live, text, std::move(stop));
+  }
+
   result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
     if (ref.kind != snapshot_kind::local)
       return false;

@@ -92,6 +92,12 @@ public:
   /// Reads all of a snapshot and holds it against its digests.
   virtual result<void> verify(const snapshot_ref& ref, std::stop_token stop) = 0;
 
+  /// What changed from one snapshot to another in the same folder, or with `live` (of which root
+  /// and skip paths count) to that tree as it is now. `text`: with diffs of small text files.
+  virtual result<workspace_diff> diff(const snapshot_ref& from, const snapshot_ref& to,
+                                      const persist_request* live, bool text, std::stop_token stop)
+    = 0;
+
   /// Makes one layer of many, or of mostly dead ones. Whether it did.
   virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) = 0;
 

@@ -220,6 +220,36 @@ BOOST_AUTO_TEST_CASE(an_archive_of_before_is_replaced_by_layers) {
   check();
 }
 
+BOOST_AUTO_TEST_CASE(differences_name_each_path_and_show_small_texts) {
+  write_text(root + "/same", "same");
+  write_text(root + "/text", "one\ntwo\nthree\n");
+  write_text(root + "/gone/deep", "x");
+  write_text(root + "/binary", std::string("\0\1", 2));
+  save("first");
+  write_text(root + "/text", "one\n2\nthree\n");
+  write_text(root + "/binary", std::string("\0\2", 2));
+  write_text(root + "/new", "fresh");
+  fs::remove_all(root + "/gone");
+  save("second", "first");
+  auto fd = open_dir(root);
+  persist_request live{local_ref(store, "x"), "session", "tenant", fd.get(), {}, "manifest"};
+  auto a = local_ref(store, "first");
+  auto b = local_ref(store, "second");
+  for (const auto* to : {static_cast<const persist_request*>(nullptr),
+                         static_cast<const persist_request*>(&live)}) {
+    auto found = repo->diff(a, b, to, true, {});
+    BOOST_REQUIRE_MESSAGE(found, (found ? "" : found.error().context));
+    std::string all;
+    for (const auto& x : found->items)
+      all += x.change + ' ' + x.path + '\n' + x.patch;
+    BOOST_TEST(all
+               == "M binary\nD gone\nD gone/deep\n@@ -1 +0,0 @@\n-x\n\\ No newline at end of file\n"
+                  "A new\n@@ -0,0 +1 @@\n+fresh\n\\ No newline at end of file\n"
+                  "M text\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n");
+  }
+  BOOST_TEST(repo->diff(b, b, nullptr, false, {})->items.empty());
+}
+
 // -- overlays -------------------------------------------------------------------------------------
 
 BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, data::xrange(12u), seed) {
