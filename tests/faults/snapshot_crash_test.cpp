@@ -112,7 +112,7 @@ BOOST_AUTO_TEST_CASE(a_killed_process_loses_nothing_that_it_acknowledged) {
     BOOST_REQUIRE(child >= 0);
     if (child == 0) {
       ::close(pipes[0]);
-      work(dir.path, random(), pipes[1]);
+      work(dir.path, static_cast<uint32_t>(random()), pipes[1]);
     }
     ::close(pipes[1]);
     // Not awaited but chosen: the instant of the crash.
