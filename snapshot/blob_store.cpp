@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <future>
 #include <unordered_set>
 #include <utility>
 
@@ -51,16 +52,6 @@ blob_id parse_descriptor(const json& x) {
   id.digest = digest.substr(7);
   id.size = x.at("size").get<uint64_t>();
   return id;
-}
-
-/// Exactly what stands in a reference: anything else there is damage.
-std::string reference_text(const blob_id& manifest) {
-  auto only = descriptor(manifest_type, manifest);
-  only["annotations"] = json{{"org.opencontainers.image.ref.name", "latest"}};
-  return dump_json(json{{"schemaVersion", 2},
-                        {"mediaType", "application/vnd.oci.image.index.v1+json"},
-                        {"manifests", json::array({std::move(only)})}})
-         + '\n';
 }
 
 std::string config_text(const layered_snapshot& x) {
@@ -236,9 +227,18 @@ result<blob_id> blob_store::write_blob(std::string_view bytes) const {
   return file->write(bytes.data(), bytes.size()).and_then([&] { return file->commit(); });
 }
 
-result<void> blob_store::sync_names() const {
-  if (::fsync(blobs_.get()) != 0)
-    return unexpected(cannot_store(base_path_, errno));
+result<void> blob_store::sync() const {
+  std::vector<std::future<int>> others;
+  auto sync_one = [](int fd) { return ::fsync(fd) == 0 ? 0 : errno; };
+  for (const auto& fd : unsynced_)
+    others.push_back(std::async(std::launch::async, sync_one, fd.get()));
+  int err = sync_one(blobs_.get());
+  for (auto& x : others)
+    if (int failed = x.get(); failed != 0)
+      err = failed;
+  unsynced_.clear();
+  if (err != 0)
+    return unexpected(cannot_store(base_path_, err));
   return {};
 }
 
@@ -294,6 +294,40 @@ result<layered_snapshot> blob_store::read(const blob_id& manifest) const {
 
 // -- references -----------------------------------------------------------------------------------
 
+std::string blob_store::reference_text(const blob_id& manifest) {
+  auto only = descriptor(manifest_type, manifest);
+  only["annotations"] = json{{"org.opencontainers.image.ref.name", "latest"}};
+  return dump_json(json{{"schemaVersion", 2},
+                        {"mediaType", "application/vnd.oci.image.index.v1+json"},
+                        {"manifests", json::array({std::move(only)})}})
+         + '\n';
+}
+
+std::string_view blob_store::layout_text() {
+  return layout_file;
+}
+
+result<blob_id> blob_store::first_manifest(std::string_view index) {
+  try {
+    if (auto value = parse_json(index))
+      return parse_descriptor(value->at("manifests").at(0));
+  } catch (const std::exception&) {
+  }
+  return unexpected(damaged("there is no OCI image index"));
+}
+
+result<blob_id> blob_store::config_of(const blob_id& manifest) const {
+  auto text = read_blob(manifest);
+  if (!text)
+    return unexpected(std::move(text.error()));
+  try {
+    if (auto value = parse_json(*text))
+      return parse_descriptor(value->at("config"));
+  } catch (const std::exception&) {
+  }
+  return unexpected(blob_damaged(manifest, "manifest does not parse"));
+}
+
 result<std::optional<blob_id>> blob_store::parse_reference(int fd) {
   char text[1024];
   auto n = ::pread(fd, text, sizeof text, 0);
@@ -302,15 +336,10 @@ result<std::optional<blob_id>> blob_store::parse_reference(int fd) {
   std::string_view bytes{text, static_cast<size_t>(n)};
   if (!bytes.starts_with('{'))
     return std::nullopt;
-  try {
-    auto value = parse_json(bytes);
-    if (value) {
-      auto id = parse_descriptor(value->at("manifests").at(0));
-      if (reference_text(id) == bytes)
-        return id;
-    }
-  } catch (const std::exception&) {
-  }
+  // Not a byte may differ: anything else there is damage.
+  auto id = first_manifest(bytes);
+  if (id && reference_text(*id) == bytes)
+    return *id;
   return unexpected(damaged("the reference is damaged"));
 }
 
@@ -411,6 +440,7 @@ result<uint64_t> blob_store::collect() const {
 
 result<new_blob> new_blob::create(const blob_store& store) {
   new_blob x;
+  x.store_ = &store;
   x.folder_ = store.blobs_fd();
   int fd = make_locked([&] {
     x.name_ = '.' + random_hex(16) + ".tmp";
@@ -444,10 +474,9 @@ result<void> new_blob::write(const char* data, size_t size) {
 
 result<blob_id> new_blob::commit() {
   blob_id id{to_hex(hash_.finish()), size_};
-  if (::fsync(fd_.get()) != 0
-      || ::renameat(folder_, name_.c_str(), folder_, id.digest.c_str()) != 0)
+  if (::renameat(folder_, name_.c_str(), folder_, id.digest.c_str()) != 0)
     return unexpected(cannot_store("blob sha256:" + id.digest, errno));
-  fd_.reset();
+  store_->unsynced_.push_back(std::move(fd_));
   return id;
 }
 

@@ -75,11 +75,12 @@ public:
   /// All of a small blob, verified.
   result<std::string> read_blob(const blob_id& x) const;
 
-  /// Puts a small blob there, durably but for the folder's entry.
+  /// Puts a small blob there; durable with `sync`.
   result<blob_id> write_blob(std::string_view bytes) const;
 
-  /// Makes the blobs' names durable.
-  result<void> sync_names() const;
+  /// Makes durable what was written through this store, blobs and their names: all at once, since
+  /// the disk then flushes once for many.
+  result<void> sync() const;
 
   /// Writes configuration and manifest for `x` and sets their ids.
   result<void> describe(layered_snapshot& x) const;
@@ -87,7 +88,17 @@ public:
   /// The snapshot that a manifest describes.
   result<layered_snapshot> read(const blob_id& manifest) const;
 
+  /// The configuration that a manifest names.
+  result<blob_id> config_of(const blob_id& manifest) const;
+
   // -- references
+
+  /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
+  static std::string reference_text(const blob_id& manifest);
+  /// What stands in `oci-layout`.
+  static std::string_view layout_text();
+  /// The first manifest of any OCI image index.
+  static result<blob_id> first_manifest(std::string_view index);
 
   /// What `{id}.tar` refers to; nullopt: it is an archive, not a reference.
   static result<std::optional<blob_id>> parse_reference(int fd);
@@ -117,6 +128,8 @@ private:
   unique_fd layers_;
   unique_fd blobs_;
   unique_fd lock_;
+  mutable std::vector<unique_fd> unsynced_;
+  friend class new_blob;
 };
 
 /// A file that becomes a blob; dropped without `commit` it leaves nothing.
@@ -128,7 +141,7 @@ public:
   ~new_blob();
 
   result<void> write(const char* data, size_t size);
-  /// Syncs the file and gives it its name.
+  /// Gives the file its name. Durable with `blob_store::sync`.
   result<blob_id> commit();
   uint64_t size() const {
     return size_;
@@ -137,6 +150,7 @@ public:
 private:
   new_blob() = default;
 
+  const blob_store* store_ = nullptr;
   int folder_ = -1;
   std::string name_;
   unique_fd fd_; ///< holds the lock

@@ -213,7 +213,7 @@ result<snapshot_outcome> persist_layered(const persist_request& request, std::st
     now.info.name = request.name;
     now.info.parent = base_id == ref.id ? "" : base_id;
     auto ok = store.describe(now)
-                .and_then([&] { return store.sync_names(); })
+                .and_then([&] { return store.sync(); })
                 .and_then([&] { return store.refer(ref.id, now.manifest); });
     if (!ok)
       return fail(std::move(ok.error()));
@@ -478,6 +478,41 @@ result<void> verify_layered(const blob_store& store, const layered_snapshot& sna
     });
 }
 
+result<void> export_tar_layered(const blob_store& store, const layered_snapshot& snapshot,
+                                int out_fd, std::stop_token stop) {
+  progress silent;
+  job work{op::persist_workspace, std::move(stop), silent};
+  tar_encoder out{[&](const char* data, size_t size) -> result<void> {
+    if (int err = workspace::write_all(out_fd, data, size); err < 0)
+      return unexpected(cannot_store("tar", -err));
+    return {};
+  }};
+  uint64_t end = 0;
+  auto fill_to = [&](uint64_t offset) -> result<void> {
+    static constexpr char none[64 * 1024] = {};
+    while (end < offset) {
+      auto n = std::min<uint64_t>(offset - end, sizeof none);
+      if (auto ok = out.data(none, n); !ok)
+        return ok;
+      end += n;
+    }
+    return {};
+  };
+  auto entry = [&](const index_entry& x, const auto*) {
+    end = 0;
+    return out.begin(x);
+  };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    if (data.data.empty())
+      return fill_to(x.size).and_then([&] { return out.end_file(); });
+    return fill_to(data.offset).and_then([&] {
+      end += data.data.size();
+      return out.data(data.data.data(), data.data.size());
+    });
+  };
+  return read_all(store, snapshot, work, entry, piece).and_then([&] { return out.finish(); });
+}
+
 // -- flattening -----------------------------------------------------------------------------------
 
 result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool) {
@@ -531,7 +566,7 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
     return unexpected(std::move(layer.error()));
   old.layers.assign(1, *layer);
   auto ok = store.describe(old)
-              .and_then([&] { return store.sync_names(); })
+              .and_then([&] { return store.sync(); })
               .and_then([&] { return store.refer(ref.id, old.manifest); });
   if (!ok)
     return unexpected(std::move(ok.error()));

@@ -34,6 +34,19 @@ result<workspace_diff> diff_layered(const snapshot_ref& from, const snapshot_ref
 result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,
                             std::stop_token stop);
 
+/// Writes the tree of a snapshot as a plain tar.
+result<void> export_tar_layered(const blob_store& store, const layered_snapshot& snapshot,
+                                int out_fd, std::stop_token stop);
+
+/// Copies a snapshot into `folder`, which it makes, as an OCI image layout of its own.
+result<void> export_layout(const blob_store& store, const layered_snapshot& snapshot,
+                           const std::string& folder);
+
+/// Takes the snapshot of an OCI image layout that `export_layout` wrote, or a tool that copied it.
+/// All of it is verified before `ref` refers to it.
+result<snapshot_info> import_layout(const std::string& folder, const snapshot_ref& ref,
+                                    std::stop_token stop);
+
 /// Puts one layer by itself into `folder_fd`, as an overlay takes it for a lower directory. `older`:
 /// the folders of the layers below it. Of a file in one of those, a new name is a copy: an overlay
 /// knows no links between its layers.

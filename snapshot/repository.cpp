@@ -286,6 +286,25 @@ public:
     return diff_layered(from, to, live, text, std::move(stop));
   }
 
+  result<void> export_tar(const snapshot_ref& ref, int out_fd, std::stop_token stop) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    return export_tar_layered(found->first, found->second, out_fd, std::move(stop));
+  }
+
+  result<void> export_oci(const snapshot_ref& ref, const std::string& folder) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    return export_layout(found->first, found->second, folder);
+  }
+
+  result<snapshot_info> import_oci(const std::string& folder, const snapshot_ref& ref,
+                                   std::stop_token stop) override {
+    return import_layout(folder, ref, std::move(stop));
+  }
+
   result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
     if (ref.kind != snapshot_kind::local)
       return false;

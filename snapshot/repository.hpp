@@ -98,6 +98,17 @@ public:
                                       const persist_request* live, bool text, std::stop_token stop)
     = 0;
 
+  /// Writes a snapshot as a plain tar.
+  virtual result<void> export_tar(const snapshot_ref& ref, int out_fd, std::stop_token stop) = 0;
+
+  /// Copies a snapshot into a new folder as an OCI image layout.
+  virtual result<void> export_oci(const snapshot_ref& ref, const std::string& folder) = 0;
+
+  /// Takes a snapshot from such a folder; verified before it is there.
+  virtual result<snapshot_info> import_oci(const std::string& folder, const snapshot_ref& ref,
+                                           std::stop_token stop)
+    = 0;
+
   /// Makes one layer of many, or of mostly dead ones. Whether it did.
   virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) = 0;
 

@@ -211,6 +211,33 @@ BOOST_AUTO_TEST_CASE(a_tree_that_others_write_to_is_looked_at_until_it_is_still)
     BOOST_TEST(fingerprint_at(dir / "root/out") == saved.fingerprint);
 }
 
+BOOST_AUTO_TEST_CASE(a_snapshot_travels_as_an_oci_layout_and_as_a_tar) {
+  hostile_tree tree{root, 5};
+  save();
+  tree.change(10);
+  auto saved = save();
+  BOOST_REQUIRE(repo->export_oci(ref, dir / "layout").has_value());
+  auto elsewhere = local_ref(dir / "elsewhere", "came");
+  auto imported = repo->import_oci(dir / "layout", elsewhere, {});
+  BOOST_REQUIRE_MESSAGE(imported, (imported ? "" : imported.error().context));
+  BOOST_REQUIRE(repo->restore({elsewhere, dir / "out"}, {}, {}).has_value());
+  BOOST_TEST((describe_all(dir / "out") == describe_all(root)));
+  BOOST_TEST(fingerprint_at(dir / "out") == saved.fingerprint);
+  auto blob = *names(dir / "layout/blobs/sha256").begin();
+  auto path = dir / ("layout/blobs/sha256/" + blob);
+  write_text(path, read_text(path) + "x");
+  auto refused = repo->import_oci(dir / "layout", local_ref(dir / "third", "came"), {});
+  BOOST_REQUIRE(!refused);
+  BOOST_TEST(refused.error().context.find(blob) != std::string::npos);
+  BOOST_TEST(!fs::exists(dir / "third/came.tar"));
+  unique_fd tar{::open((dir / "plain").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+  BOOST_REQUIRE(repo->export_tar(ref, tar.get(), {}).has_value());
+  fs::create_directories(store + "2");
+  fs::copy_file(dir / "plain", store + "2/t.tar");
+  BOOST_REQUIRE(repo->restore({local_ref(store + "2", "t"), dir / "out2"}, {}, {}).has_value());
+  BOOST_TEST(fingerprint_at(dir / "out2") == saved.fingerprint);
+}
+
 BOOST_AUTO_TEST_CASE(an_archive_of_before_is_replaced_by_layers) {
   write_text(store + "/snap.tar", tar_directory("./") + tar_file("./a.txt", "hello") + tar_end());
   require_restored(root);
