@@ -158,7 +158,8 @@ struct persist_snapshot {
   std::string base; ///< id of the snapshot that the workspace came from or was last saved to
   std::string name;
   bool settle = false; ///< others write to the tree meanwhile
-  /// The same snapshot for sessions that are to be made: their ids, which are their snapshots', too.
+  /// The same snapshot for sessions that are to be made: their ids, which are their snapshots',
+  /// too.
   std::vector<std::string> copies;
 };
 

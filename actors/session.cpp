@@ -268,8 +268,11 @@ co<result<bool>> session_impl::matches_snapshot() {
   if (!live.snapshot_fingerprint
       || live.snapshot_fingerprint_version != snapshot::fingerprint_version)
     co_return false;
-  compute_fingerprint question{record_.spec.state.snapshot, live.base_snapshot,
-                               record_.spec.tenant, root_, persist_skip(),
+  compute_fingerprint question{record_.spec.state.snapshot,
+                               live.base_snapshot,
+                               record_.spec.tenant,
+                               root_,
+                               persist_skip(),
                                std::make_shared<const manifest>(record_.spec.state.manifest)};
   auto now = co_await ask<std::string>(self_, shared_.directory.snapshots(), std::move(question));
   if (!now)

@@ -55,8 +55,8 @@ co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
 co<result<session_view>> session_impl::rewind(rewind_session x) {
   auto turn = co_await lifecycle_.acquire();
   if (!up_)
-    co_return unexpected(make_error(errc::conflict, op::snapshot_restore,
-                                    "only a running session can go back"));
+    co_return unexpected(
+      make_error(errc::conflict, op::snapshot_restore, "only a running session can go back"));
   list_snapshots query{record_.spec.tenant, x.snapshot_id, 1, ""};
   auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
   if (!found)
@@ -117,8 +117,8 @@ co<result<workspace_diff>> session_impl::diff(diff_session x) {
   if (!found)
     co_return unexpected(std::move(found.error()));
   if (found->items.empty())
-    co_return unexpected(make_error(errc::not_found, op::read, "no such snapshot")
-                           .with("snapshot_id", from));
+    co_return unexpected(
+      make_error(errc::not_found, op::read, "no such snapshot").with("snapshot_id", from));
   diff_live_tree question{snapshot_place(from), record_.spec.tenant, root_, persist_skip(), x.text};
   question.from.base_path = found->items.front().base_path;
   co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(), std::move(question));

@@ -235,8 +235,7 @@ co<result<void>> supervisor_state::remove(remove_session x) {
     auto checkpoints = record ? record->live.checkpoints : std::vector<std::string>{};
     for (const auto& id : checkpoints) {
       remove_snapshot request{id, x.tenant};
-      auto removed
-        = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+      auto removed = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
       if (!removed && removed.error().code != errc::not_found)
         dropped = std::move(removed);
     }

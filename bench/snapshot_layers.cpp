@@ -50,8 +50,7 @@ void generate(const std::string& root, size_t files, double bytes) {
     }
     unique_fd fd{
       ::open((dir + "/f" + std::to_string(i)).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)};
-    if (::write(fd.get(), content.data(), content.size())
-        != static_cast<ssize_t>(content.size()))
+    if (::write(fd.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size()))
       die("write");
   }
 }
@@ -248,8 +247,10 @@ int main(int argc, char** argv) {
   std::string lower;
   for (auto i = (*lease)->folders.size(); i-- > 0;)
     lower += (*lease)->folders[i] + (i == 0 ? "" : ":");
-  auto options = "lowerdir=" + lower + ",upperdir=" + overlay + "/upper,workdir=" + overlay + "/work";
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+  auto options
+    = "lowerdir=" + lower + ",upperdir=" + overlay + "/upper,workdir=" + overlay + "/work";
+  if (::unshare(CLONE_NEWNS) != 0
+      || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
       || ::mount("overlay", (overlay + "/merged").c_str(), "overlay", 0, options.c_str()) != 0) {
     std::printf("{\"bench\":\"overlay\",\"skipped\":\"%s\"}\n", std::strerror(errno));
   } else {
@@ -264,7 +265,8 @@ int main(int argc, char** argv) {
       auto request = request_for(ref_of(1), merged.get());
       request.upper_fd = upper.get();
       request.lower_layers = (*lease)->digests;
-      ours.push_back(timed([&] { new_bytes = std::max(new_bytes, persist(*repo, request).new_bytes); }));
+      ours.push_back(
+        timed([&] { new_bytes = std::max(new_bytes, persist(*repo, request).new_bytes); }));
       plain.push_back(timed([&] { bare_walk(root); }));
     }
     print_pair("checkpoint_overlay", "checkpoint_ms", ours, "stat_walk_ms", plain);

@@ -116,13 +116,13 @@ int snapshots(const snapshots_options& options) {
                     ? ::dup(STDOUT_FILENO)
                     : ::open(options.other.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
     if (!out)
-      return fail(make_error(errc::snapshot_persist_error, op::write,
-                             "cannot write " + options.other));
+      return fail(
+        make_error(errc::snapshot_persist_error, op::write, "cannot write " + options.other));
     return done(repository->export_tar(ref, out.get(), {}));
   }
-  auto info = options.action != "import"          ? repository->inspect(ref)
-              : fs::is_directory(options.other)   ? repository->import_oci(options.other, ref, {})
-                                                  : import_tar(*repository, options.other, ref);
+  auto info = options.action != "import"        ? repository->inspect(ref)
+              : fs::is_directory(options.other) ? repository->import_oci(options.other, ref, {})
+                                                : import_tar(*repository, options.other, ref);
   if (!info)
     return fail(info.error());
   print(*info);

@@ -98,7 +98,7 @@ struct session_live {
   std::optional<std::string> snapshot_fingerprint;
   std::optional<std::string> snapshot_fingerprint_version;
   bool workspace_root_ready = false;
-  std::string base_snapshot;            ///< id of what the workspace came from, or was last saved to
+  std::string base_snapshot; ///< id of what the workspace came from, or was last saved to
   std::vector<std::string> checkpoints; ///< ids of its restore points, the oldest first
 };
 

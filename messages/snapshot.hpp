@@ -61,8 +61,8 @@ struct workspace_diff {
 template <class Inspector>
 auto inspect(Inspector& f, workspace_change& x) {
   return inspect_object(f, x, field("path", x.path), field("change", x.change),
-                        field("type", x.type), field("size", x.size),
-                        field("old_size", x.old_size), field("patch", x.patch));
+                        field("type", x.type), field("size", x.size), field("old_size", x.old_size),
+                        field("patch", x.patch));
 }
 
 template <class Inspector>
@@ -79,12 +79,11 @@ auto inspect(Inspector& f, snapshot_ref& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_info& x) {
-  return inspect_object(f, x, field("id", x.id), field("session_id", x.session_id),
-                        field("tenant", x.tenant), field("created_at_ms", x.created_at_ms),
-                        field("size_bytes", x.size_bytes), field("stored_bytes", x.stored_bytes),
-                        field("files", x.files), field("layers", x.layers),
-                        field("parent", x.parent), field("name", x.name),
-                        field("base_path", x.base_path));
+  return inspect_object(
+    f, x, field("id", x.id), field("session_id", x.session_id), field("tenant", x.tenant),
+    field("created_at_ms", x.created_at_ms), field("size_bytes", x.size_bytes),
+    field("stored_bytes", x.stored_bytes), field("files", x.files), field("layers", x.layers),
+    field("parent", x.parent), field("name", x.name), field("base_path", x.base_path));
 }
 
 template <class Inspector>

@@ -398,7 +398,8 @@ result<uint64_t> blob_store::collect() const {
   for (const auto& name : list_names(base_.get())) {
     if (name.starts_with('.') || !name.ends_with(reference_suffix))
       continue;
-    unique_fd fd{::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+    unique_fd fd{
+      ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
     struct stat st;
     if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))
       continue;

@@ -162,7 +162,8 @@ private:
 /// Reads a blob to its end and fails there if it is not what its name says.
 class blob_source final : public byte_source {
 public:
-  blob_source(unique_fd fd, blob_id id) : fd_(std::move(fd)), file_(fd_.get()), id_(std::move(id)) {}
+  blob_source(unique_fd fd, blob_id id)
+    : fd_(std::move(fd)), file_(fd_.get()), id_(std::move(id)) {}
 
   result<std::string_view> next() override;
 

@@ -157,8 +157,7 @@ private:
       tell(nullptr, &old_);
     } else {
       bool stays = upper_ && old_.layer < upper_->lower_layers
-                   && !(opaque_ && lies_below(old_.path, *opaque_))
-                   && !skip_covers(old_.path);
+                   && !(opaque_ && lies_below(old_.path, *opaque_)) && !skip_covers(old_.path);
       if (stays)
         return keep_below();
       if (upper_ && old_.layer >= upper_->lower_layers
@@ -740,8 +739,7 @@ private:
 
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
-                                layer_writer* out, job& work,
-                                const change_listener& listener) {
+                                layer_writer* out, job& work, const change_listener& listener) {
   return capturer{upper, skip, std::move(base), out, work, listener}.run(root_fd);
 }
 
@@ -755,7 +753,8 @@ timespec file_clock() {
 
 void write_stats(int root_fd, const std::string& path, const timespec& before, zstd_pool& pool) {
   auto temporary = path + '.' + random_hex(8) + ".tmp";
-  unique_fd fd{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)};
+  unique_fd fd{
+    ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)};
   if (!fd)
     return;
   zstd_writer packed{pool, [&](const char* data, size_t size) -> result<void> {

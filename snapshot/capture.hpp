@@ -47,8 +47,7 @@ struct capture_outcome {
 /// digest and whether anything changed is found out.
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
-                                layer_writer* out, job& work,
-                                const change_listener& listener = {});
+                                layer_writer* out, job& work, const change_listener& listener = {});
 
 /// Writes to `path` how the files of a tree are on this disk, for later captures. A file that
 /// changed at `before` or later is left out. Best effort: without it, contents are read again.

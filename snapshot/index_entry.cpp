@@ -269,8 +269,9 @@ bool index_decoder::parse(unsigned char head, index_entry& x) {
   int64_t after = 0;
   if (!number(x.inode) || !signed_number(after) || !number(nanoseconds))
     return false;
-  x.ctime = {static_cast<int64_t>(static_cast<uint64_t>(x.mtime.tv_sec) + static_cast<uint64_t>(after)),
-             static_cast<long>(nanoseconds)};
+  x.ctime
+    = {static_cast<int64_t>(static_cast<uint64_t>(x.mtime.tv_sec) + static_cast<uint64_t>(after)),
+       static_cast<long>(nanoseconds)};
   return true;
 }
 

@@ -24,7 +24,7 @@ struct index_entry {
   std::string path; ///< relative, "" is the root; bytes, maybe not UTF-8
   entry_type type = entry_type::file;
   uint32_t mode = 0; ///< permission, set-id and sticky bits
-  uint32_t uid = 0;    ///< recorded, not restored and not compared
+  uint32_t uid = 0;  ///< recorded, not restored and not compared
   uint32_t gid = 0;
   uint64_t size = 0; ///< of a file, holes included
   timespec mtime{};

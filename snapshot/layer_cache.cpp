@@ -145,9 +145,10 @@ result<void> layer_cache::add(const blob_store& store, const layer_info& layer,
     return unexpected(cannot_store(folder_, -made));
   unique_fd fd{made};
   auto ok = unpack_layer(store, layer, fd.get(), older, std::move(stop));
-  if (ok && ::renameat2(fd_.get(), temporary.c_str(), fd_.get(), name_of(layer).c_str(),
-                        RENAME_NOREPLACE)
-                 != 0
+  if (ok
+      && ::renameat2(fd_.get(), temporary.c_str(), fd_.get(), name_of(layer).c_str(),
+                     RENAME_NOREPLACE)
+           != 0
       && errno != EEXIST) // another process was faster
     ok = unexpected(cannot_store(folder_, errno));
   fd.reset();

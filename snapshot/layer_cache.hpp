@@ -32,9 +32,8 @@ public:
 
   /// Unpacks what is missing. Fails where device nodes cannot be made (then there is no overlay
   /// either), and like a restore for damaged blobs.
-  result<std::shared_ptr<const layer_lease>> acquire(const blob_store& store,
-                                                     const std::vector<layer_info>& layers,
-                                                     std::stop_token stop);
+  result<std::shared_ptr<const layer_lease>>
+  acquire(const blob_store& store, const std::vector<layer_info>& layers, std::stop_token stop);
 
   /// Removes what is too much.
   void trim();

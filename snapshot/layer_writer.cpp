@@ -222,8 +222,8 @@ layer_writer::parts::parts(new_blob file, zstd_pool& pool, int folder)
                      return {};
                    if (!index_spool)
                      index_spool.reset(::openat(folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-                   int err
-                     = workspace::write_all(index_spool.get(), index_bytes.data(), index_bytes.size());
+                   int err = workspace::write_all(index_spool.get(), index_bytes.data(),
+                                                  index_bytes.size());
                    index_bytes.clear();
                    if (err < 0)
                      return unexpected(cannot_store("index", -err));
@@ -243,9 +243,9 @@ result<void> layer_writer::open() {
 
 result<void> layer_writer::add(const index_entry& x) {
   ++info_.entries;
-  return open()
-    .and_then([&] { return open_->tar.begin(x); })
-    .and_then([&] { return open_->index.add(x); });
+  return open().and_then([&] { return open_->tar.begin(x); }).and_then([&] {
+    return open_->index.add(x);
+  });
 }
 
 result<void> layer_writer::begin_file(const index_entry& x, const std::vector<extent>* map) {

@@ -113,8 +113,7 @@ void share_stats(const blob_store& store, const std::string& from, const std::st
 }
 
 result<capture_outcome> capture_once(const blob_store& store, const persist_request& request,
-                                     std::optional<known_tree>& known, zstd_pool& pool,
-                                     job& work) {
+                                     std::optional<known_tree>& known, zstd_pool& pool, job& work) {
   auto upper = usable_upper(request, known);
   auto base = base_of(store, known, upper.has_value());
   if (base) {
@@ -212,9 +211,9 @@ result<snapshot_outcome> persist_layered(const persist_request& request, std::st
     now.info.size_bytes = last.bytes;
     now.info.name = request.name;
     now.info.parent = base_id == ref.id ? "" : base_id;
-    auto ok = store.describe(now)
-                .and_then([&] { return store.sync(); })
-                .and_then([&] { return store.refer(ref.id, now.manifest); });
+    auto ok = store.describe(now).and_then([&] { return store.sync(); }).and_then([&] {
+      return store.refer(ref.id, now.manifest);
+    });
     if (!ok)
       return fail(std::move(ok.error()));
     new_bytes += now.config.size + now.manifest.size;
@@ -284,10 +283,10 @@ void digest_entry(const index_entry& x, tree_index& tree) {
 }
 
 /// Gives every path and every piece of a snapshot to `entry` and `piece`.
-result<void> read_all(const blob_store& store, const layered_snapshot& snapshot, job& work,
-                      const std::function<result<void>(const index_entry&,
-                                                       const std::vector<extent>* map)>& entry,
-                      const std::function<result<void>(const index_entry&, const file_piece&)>& piece) {
+result<void> read_all(
+  const blob_store& store, const layered_snapshot& snapshot, job& work,
+  const std::function<result<void>(const index_entry&, const std::vector<extent>* map)>& entry,
+  const std::function<result<void>(const index_entry&, const file_piece&)>& piece) {
   auto reader = layered_reader::open(store, snapshot);
   if (!reader)
     return unexpected(std::move(reader.error()));
@@ -377,9 +376,8 @@ tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::st
                                  tree_writer& out) {
   for (auto i = older.size(); i-- > 0;) {
     unique_fd folder{::open(older[i].c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    unique_fd from{workspace::open_beneath(folder.get(), x.target,
-                                           O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0,
-                                           RESOLVE_NO_SYMLINKS)};
+    unique_fd from{workspace::open_beneath(
+      folder.get(), x.target, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, RESOLVE_NO_SYMLINKS)};
     struct stat st;
     if (!from || ::fstat(from.get(), &st) != 0 || !S_ISREG(st.st_mode))
       continue;
@@ -565,9 +563,9 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   if (!layer)
     return unexpected(std::move(layer.error()));
   old.layers.assign(1, *layer);
-  auto ok = store.describe(old)
-              .and_then([&] { return store.sync(); })
-              .and_then([&] { return store.refer(ref.id, old.manifest); });
+  auto ok = store.describe(old).and_then([&] { return store.sync(); }).and_then([&] {
+    return store.refer(ref.id, old.manifest);
+  });
   if (!ok)
     return unexpected(std::move(ok.error()));
   return true;

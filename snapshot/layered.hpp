@@ -47,9 +47,9 @@ result<void> export_layout(const blob_store& store, const layered_snapshot& snap
 result<snapshot_info> import_layout(const std::string& folder, const snapshot_ref& ref,
                                     std::stop_token stop);
 
-/// Puts one layer by itself into `folder_fd`, as an overlay takes it for a lower directory. `older`:
-/// the folders of the layers below it. Of a file in one of those, a new name is a copy: an overlay
-/// knows no links between its layers.
+/// Puts one layer by itself into `folder_fd`, as an overlay takes it for a lower directory.
+/// `older`: the folders of the layers below it. Of a file in one of those, a new name is a copy: an
+/// overlay knows no links between its layers.
 result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
                           const std::vector<std::string>& older, std::stop_token stop);
 

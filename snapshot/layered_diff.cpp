@@ -208,7 +208,7 @@ result<workspace_diff> diff_layered(const snapshot_ref& from, const snapshot_ref
       new_paths.emplace(path, true);
   }
   auto old_texts = fetch(before->first, before->second, old_paths, work);
-  auto new_texts = live ? result<texts>{fetch_live(live->root_fd, new_paths)}
+  auto new_texts = live                ? result<texts>{fetch_live(live->root_fd, new_paths)}
                    : new_paths.empty() ? result<texts>{texts{}}
                                        : fetch(after->first, after->second, new_paths, work);
   if (!old_texts || !new_texts)

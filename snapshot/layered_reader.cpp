@@ -21,9 +21,8 @@ error of_blob(const blob_id& id, error x) {
 
 } // namespace
 
-result<std::unique_ptr<index_fold>> open_fold(const blob_store& store,
-                                              const std::vector<layer_info>& layers,
-                                              bool whiteouts) {
+result<std::unique_ptr<index_fold>>
+open_fold(const blob_store& store, const std::vector<layer_info>& layers, bool whiteouts) {
   std::vector<std::unique_ptr<index_decoder>> indexes;
   for (const auto& layer : layers) {
     auto index = open_index(store, layer);
@@ -47,8 +46,8 @@ result<layered_reader> layered_reader::open(const blob_store& store,
       return unexpected(std::move(fd.error()));
     layer one;
     one.id = info.blob;
-    std::unique_ptr<byte_source> tar = std::make_unique<zstd_source>(
-      std::make_unique<blob_source>(std::move(*fd), info.blob));
+    std::unique_ptr<byte_source> tar
+      = std::make_unique<zstd_source>(std::make_unique<blob_source>(std::move(*fd), info.blob));
     if (info.blob.size >= prefetch_from)
       tar = std::make_unique<prefetch_source>(std::move(tar));
     one.bytes = std::move(tar);

@@ -49,8 +49,7 @@ private:
 };
 
 /// The folded index of a snapshot's layers.
-result<std::unique_ptr<index_fold>> open_fold(const blob_store& store,
-                                              const std::vector<layer_info>& layers,
-                                              bool whiteouts = false);
+result<std::unique_ptr<index_fold>>
+open_fold(const blob_store& store, const std::vector<layer_info>& layers, bool whiteouts = false);
 
 } // namespace troupe::snapshot

@@ -63,10 +63,11 @@ result<void> export_layout(const blob_store& store, const layered_snapshot& snap
     blobs.push_back(layer.blob);
   auto put = [&](const std::string& name, int from_fd, std::string_view text) -> result<void> {
     auto path = folder + '/' + name;
-    unique_fd out{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644)};
-    int err = !out                ? -errno
-              : from_fd >= 0      ? workspace::copy_data(from_fd, out.get())
-                                  : workspace::write_all(out.get(), text.data(), text.size());
+    unique_fd out{
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644)};
+    int err = !out           ? -errno
+              : from_fd >= 0 ? workspace::copy_data(from_fd, out.get())
+                             : workspace::write_all(out.get(), text.data(), text.size());
     return err < 0 ? unexpected(cannot_store(path, -err)) : result<void>{};
   };
   for (const auto& blob : blobs) {
@@ -76,8 +77,9 @@ result<void> export_layout(const blob_store& store, const layered_snapshot& snap
     if (auto ok = put("blobs/sha256/" + blob.digest, fd->get(), {}); !ok)
       return ok;
   }
-  return put("oci-layout", -1, blob_store::layout_text())
-    .and_then([&] { return put("index.json", -1, blob_store::reference_text(snapshot.manifest)); });
+  return put("oci-layout", -1, blob_store::layout_text()).and_then([&] {
+    return put("index.json", -1, blob_store::reference_text(snapshot.manifest));
+  });
 }
 
 result<snapshot_info> import_layout(const std::string& folder, const snapshot_ref& ref,
@@ -96,8 +98,9 @@ result<snapshot_info> import_layout(const std::string& folder, const snapshot_re
     return unexpected(std::move(opened.error()));
   const auto& store = **opened;
   auto take = [&](const blob_id& id) {
-    return open_in(folder, id).and_then(
-      [&](unique_fd fd) { return copy_blob(std::move(fd), id, store); });
+    return open_in(folder, id).and_then([&](unique_fd fd) {
+      return copy_blob(std::move(fd), id, store);
+    });
   };
   if (auto ok = take(*manifest); !ok)
     return unexpected(std::move(ok.error()));

@@ -1,8 +1,8 @@
 #include "snapshot/repository.hpp"
 
 #include "snapshot/archive_budget.hpp"
-#include "snapshot/byte_source.hpp"
 #include "snapshot/blob_store.hpp"
+#include "snapshot/byte_source.hpp"
 #include "snapshot/layer_cache.hpp"
 #include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"

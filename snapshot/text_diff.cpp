@@ -126,7 +126,8 @@ std::optional<std::string> unified_diff(std::string_view before, std::string_vie
       auto text = std::to_string(count == 0 ? at : at + 1);
       return count == 1 ? text : text + ',' + std::to_string(count);
     };
-    out += "@@ -" + range(first.before, removed) + " +" + range(first.after, added) + " @@\n" + body;
+    out
+      += "@@ -" + range(first.before, removed) + " +" + range(first.after, added) + " @@\n" + body;
     i = stop;
   }
   return out;

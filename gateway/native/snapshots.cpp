@@ -53,10 +53,9 @@ void api::rewind(call c) {
       c2.fail(ok.error());
       return;
     }
-    ask_session<session_view>(std::move(c2), rewind_session{*id},
-                              [](const call& c3, const session_view& x) {
-                                c3.answer(200, session_to_json(x));
-                              });
+    ask_session<session_view>(
+      std::move(c2), rewind_session{*id},
+      [](const call& c3, const session_view& x) { c3.answer(200, session_to_json(x)); });
   });
 }
 
@@ -67,10 +66,9 @@ void api::diff(call c) {
     return;
   }
   diff_session request{c.query("from"), c.query("to"), *text};
-  ask_session<workspace_diff>(std::move(c), std::move(request),
-                              [](const call& c2, const workspace_diff& x) {
-                                c2.answer(200, diff_to_json(x));
-                              });
+  ask_session<workspace_diff>(
+    std::move(c), std::move(request),
+    [](const call& c2, const workspace_diff& x) { c2.answer(200, diff_to_json(x)); });
 }
 
 namespace {
@@ -114,7 +112,8 @@ void api::fork(call c) {
     all->waiting = all->ids.size();
     fork_session request{all->ids};
     ask_session<fork_plan>(
-      std::move(c2), std::move(request), [this, all, labels](const call& c3, const fork_plan& plan) {
+      std::move(c2), std::move(request),
+      [this, all, labels](const call& c3, const fork_plan& plan) {
         all->warnings = plan.warnings;
         all->warnings.insert(all->warnings.begin(), "processes do not come along");
         for (size_t i = 0; i < all->ids.size(); ++i) {

@@ -57,9 +57,9 @@ private:
 
   std::string fresh() {
     static const std::vector<std::string> odd{
-      "a",     "a.txt", "a-b",        "a b",  "caf\xc3\xa9", "\xff\xfe", "new\nline", "back\\slash",
-      "-rf",   "...",   ".hidden",    "C:x",  "'quote\"",    "=x",       "a\x01",     "*",
-      "a.wh.", "~",     "PaxHeaders", "\x7f", "\xe2\x80\xae"};
+      "a",           "a.txt", "a-b",   "a b",     "caf\xc3\xa9", "\xff\xfe", "new\nline",
+      "back\\slash", "-rf",   "...",   ".hidden", "C:x",         "'quote\"", "=x",
+      "a\x01",       "*",     "a.wh.", "~",       "PaxHeaders",  "\x7f",     "\xe2\x80\xae"};
     auto name = odd[pick(odd.size())];
     if (pick(12) == 0)
       name.append(200, 'n');
@@ -79,7 +79,8 @@ private:
 
   void mark(const std::string& path) {
     if (pick(3) == 0)
-      set_mtime(path, static_cast<int64_t>(pick(2'000'000'000)), static_cast<long>(pick(1000000000)));
+      set_mtime(path, static_cast<int64_t>(pick(2'000'000'000)),
+                static_cast<long>(pick(1000000000)));
     if (pick(6) == 0)
       (void) ::setxattr(path.c_str(), "user.note", "some value", pick(10), 0);
     constexpr mode_t modes[] = {0, 0400, 0755, 0644, 0600, 0777, 0111};
@@ -99,8 +100,8 @@ private:
           ::chmod(path.c_str(), pick(2) == 0 ? 0500 : 01777);
         break;
       case 2: {
-        static const std::vector<std::string> targets{"/etc/passwd", "../../..", "a", "", "nowhere/x",
-                                                      std::string(150, 't')};
+        static const std::vector<std::string> targets{"/etc/passwd", "../../..",           "a", "",
+                                                      "nowhere/x",   std::string(150, 't')};
         auto target = targets[pick(targets.size())];
         (void) ::symlink(target.c_str(), path.c_str());
         break;

@@ -262,8 +262,8 @@ BOOST_AUTO_TEST_CASE(differences_name_each_path_and_show_small_texts) {
   persist_request live{local_ref(store, "x"), "session", "tenant", fd.get(), {}, "manifest"};
   auto a = local_ref(store, "first");
   auto b = local_ref(store, "second");
-  for (const auto* to : {static_cast<const persist_request*>(nullptr),
-                         static_cast<const persist_request*>(&live)}) {
+  for (const auto* to :
+       {static_cast<const persist_request*>(nullptr), static_cast<const persist_request*>(&live)}) {
     auto found = repo->diff(a, b, to, true, {});
     BOOST_REQUIRE_MESSAGE(found, (found ? "" : found.error().context));
     std::string all;
@@ -387,8 +387,9 @@ BOOST_AUTO_TEST_CASE(a_layer_is_unpacked_once_and_goes_only_when_nobody_holds_it
       for (int k = 0; k < 25; ++k) {
         int n = (i + k) % 4;
         auto held = cached->lease(local_ref(store, "s" + std::to_string(n)), {});
-        if (held && read_text((*held)->folders[0] + "/f")
-                      == std::string(100'000, static_cast<char>('a' + n)))
+        if (held
+            && read_text((*held)->folders[0] + "/f")
+                 == std::string(100'000, static_cast<char>('a' + n)))
           ++good;
       }
     });

@@ -540,8 +540,8 @@ BOOST_AUTO_TEST_CASE(a_sweep_removes_what_the_dead_left_and_nothing_else) {
   unique_fd busy{::open((store + "/.snap.tar.fedcba9876543210.tmp").c_str(), O_RDONLY | O_CLOEXEC)};
   BOOST_REQUIRE(::flock(busy.get(), LOCK_EX) == 0);
   repo->sweep(store);
-  BOOST_TEST(names(store) == (std::set<std::string>{
-                                 ".layers", ".snap.tar.fedcba9876543210.tmp", "snap.tar"}));
+  BOOST_TEST(names(store)
+             == (std::set<std::string>{".layers", ".snap.tar.fedcba9876543210.tmp", "snap.tar"}));
   repo->sweep(dir / "root");
   BOOST_TEST(names(dir / "root") == (std::set<std::string>{".hidden", "ws"}));
   repo->sweep(dir / "missing");
