@@ -164,19 +164,37 @@ struct persist_snapshot {
   std::shared_ptr<const troupe::manifest> manifest;
   /// Called on the job's thread.
   std::function<void(uint64_t files, uint64_t bytes)> report;
+  std::string base; ///< id of the snapshot that the workspace came from or was last saved to
+  std::string name;
+  bool settle = false; ///< others write to the tree meanwhile
+  /// The same snapshot for sessions that are to be made: their ids, which are their snapshots',
+  /// too.
+  std::vector<std::string> copies;
 };
 
 /// The fingerprint of a live tree, to compare with a recorded one.
 struct compute_fingerprint {
+  snapshot_ref ref; ///< what the tree is compared with
+  std::string base; ///< id of what it came from
   std::string tenant;
   shared_fd root;
   std::vector<std::string> skip; ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
 };
 
+/// What changed since a snapshot in a live tree.
+struct diff_live_tree {
+  snapshot_ref from;
+  std::string tenant;
+  shared_fd root;
+  std::vector<std::string> skip;
+  bool text = false;
+};
+
 using local_snapshot_store_actor = with_actions<snapshot_store_actor>::extend<
   caf::replies_to<persist_snapshot>::with<snapshot_outcome>,
-  caf::replies_to<compute_fingerprint>::with<std::string>>;
+  caf::replies_to<compute_fingerprint>::with<std::string>,
+  caf::replies_to<diff_live_tree>::with<workspace_diff>>;
 
 // -- manifests
 // ----------------------------------------------------------------------------------------
@@ -233,5 +251,6 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::load_shard)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::local_session_actor)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::persist_snapshot)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::compute_fingerprint)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::diff_live_tree)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::entry_job_ptr)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::run_application)

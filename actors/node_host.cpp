@@ -71,7 +71,8 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   if (auto swept = sweep(config, **db); !swept)
     return unexpected(std::move(swept.error()));
   auto workers = cores();
-  host->repository_ = snapshot::make_repository(workers);
+  host->repository_ = snapshot::make_repository(
+    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers"});
   std::error_code ignored;
   for (const auto& tenant :
        std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored})

@@ -114,6 +114,8 @@ std::string live_text(const session_live& x) {
     {"snapshot_fingerprint", optional_text(x.snapshot_fingerprint)},
     {"snapshot_fingerprint_version", optional_text(x.snapshot_fingerprint_version)},
     {"workspace_root_ready", x.workspace_root_ready},
+    {"base_snapshot", x.base_snapshot},
+    {"checkpoints", x.checkpoints},
   });
 }
 
@@ -178,6 +180,8 @@ result<session_record> record_of(const session_row& row) {
   take(*live, "snapshot_fingerprint", out.live.snapshot_fingerprint);
   take(*live, "snapshot_fingerprint_version", out.live.snapshot_fingerprint_version);
   take(*live, "workspace_root_ready", out.live.workspace_root_ready);
+  take(*live, "base_snapshot", out.live.base_snapshot);
+  take(*live, "checkpoints", out.live.checkpoints);
   out.spec.state.snapshot_fingerprint = out.live.snapshot_fingerprint;
   out.spec.state.snapshot_fingerprint_version = out.live.snapshot_fingerprint_version;
   out.spec.state.workspace_root_ready = out.live.workspace_root_ready;
@@ -191,6 +195,7 @@ std::string snapshot_text(const snapshot_info& x) {
                         {"files", x.files},
                         {"layers", x.layers},
                         {"parent", x.parent},
+                        {"name", x.name},
                         {"base_path", x.base_path}});
 }
 
@@ -531,6 +536,7 @@ result<snapshot_page> registry_db::list(const list_snapshots& request) {
         take(*body, "files", x.files);
         take(*body, "layers", x.layers);
         take(*body, "parent", x.parent);
+        take(*body, "name", x.name);
         take(*body, "base_path", x.base_path);
       }
       page.items.push_back(std::move(x));

@@ -169,6 +169,10 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](type_terminal& x) { return type(x); },
     [this](read_terminal& x) { return read_output(x); },
     [this](const resolve_port& x) { return respond(self_, scope_, endpoint_of(x)); },
+    [this](checkpoint_session& x) { return respond(self_, scope_, checkpoint(std::move(x))); },
+    [this](rewind_session& x) { return respond(self_, scope_, rewind(std::move(x))); },
+    [this](diff_session& x) { return respond(self_, scope_, diff(std::move(x))); },
+    [this](fork_session& x) { return respond(self_, scope_, fork(std::move(x))); },
     [](action& work) { work(); },
     [this](backend_replaced& x) { return on_backend_replaced(x); },
     [this](const recover_session&) {
@@ -290,7 +294,11 @@ co<result<bool>> session_impl::matches_snapshot() {
   if (!live.snapshot_fingerprint
       || live.snapshot_fingerprint_version != snapshot::fingerprint_version)
     co_return false;
-  compute_fingerprint question{record_.spec.tenant, root_, persist_skip(),
+  compute_fingerprint question{record_.spec.state.snapshot,
+                               live.base_snapshot,
+                               record_.spec.tenant,
+                               root_,
+                               persist_skip(),
                                std::make_shared<const manifest>(record_.spec.state.manifest)};
   auto now = co_await ask<std::string>(self_, shared_.directory.snapshots(), std::move(question));
   if (!now)
@@ -311,6 +319,7 @@ co<result<void>> session_impl::restore() {
   if (!again)
     co_return unexpected(std::move(again.error()));
   set_root(again->root);
+  record_.live.base_snapshot = state.snapshot.id;
   co_return result<void>{};
 }
 
@@ -455,6 +464,7 @@ co<result<void>> session_impl::persist() {
   request.root = root_;
   request.skip = persist_skip();
   request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
+  request.base = record_.live.base_snapshot;
   actor_inbox inbox{self_};
   request.report = [this, inbox](uint64_t files, uint64_t bytes) {
     inbox.post([this, files, bytes] {
@@ -470,6 +480,7 @@ co<result<void>> session_impl::persist() {
   live.snapshot_fingerprint = written->fingerprint;
   live.snapshot_fingerprint_version = written->fingerprint_version;
   live.warnings = std::move(written->warnings);
+  live.base_snapshot = record_.spec.state.snapshot.id;
   co_return result<void>{};
 }
 

@@ -24,7 +24,8 @@ namespace troupe::actors {
 /// the registry, so that another life of this actor can go on where this one ended.
 ///
 /// session.cpp has the lifecycle, session_exec.cpp the commands, session_terminals.cpp the
-/// interactive ones, session_files.cpp the files, session_changes.cpp patches, archives and ports.
+/// interactive ones, session_files.cpp the files, session_changes.cpp patches, archives and ports,
+/// session_snapshots.cpp restore points, differences and forks.
 class session_impl {
 public:
   using handle_type = local_session_actor;
@@ -140,6 +141,18 @@ private:
   session_view view() const;
   std::vector<std::string> persist_skip() const;
   bool noop_snapshot() const;
+
+  // -- restore points (session_snapshots.cpp)
+  // ---------------------------------------------------------
+
+  co<result<snapshot_outcome>> checkpoint(checkpoint_session x);
+  co<result<session_view>> rewind(rewind_session x);
+  co<result<workspace_diff>> diff(diff_session x);
+  co<result<fork_plan>> fork(fork_session x);
+  /// The workspace as it is now, to `ref`; the rest of the request is the caller's.
+  co<result<persist_snapshot>> persist_request_for(snapshot_ref ref);
+  /// Where snapshots of this session go.
+  snapshot_ref snapshot_place(std::string id) const;
 
   // -- events
   // -----------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 #include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
 
+#include <algorithm>
+#include <tuple>
+
 namespace troupe::actors {
 
 snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services& shared)
@@ -24,9 +27,13 @@ snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_beha
         [reply](result<snapshot_page> page) { reply.finish(std::move(page)); }, std::move(x));
       return reply;
     },
+    [this](verify_snapshot& x) { return respond(self_, scope_, verify(std::move(x))); },
+    [this](diff_snapshots& x) { return respond(self_, scope_, diff(std::move(x))); },
+    [this](prune_snapshots& x) { return respond(self_, scope_, prune(std::move(x))); },
     [](action& work) { work(); },
     [this](persist_snapshot& x) { return respond(self_, scope_, persist(std::move(x))); },
     [this](compute_fingerprint& x) { return respond(self_, scope_, fingerprint(std::move(x))); },
+    [this](diff_live_tree& x) { return respond(self_, scope_, diff_live(std::move(x))); },
   };
 }
 
@@ -82,15 +89,38 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     request.root_fd = x.root->get();
     request.skip = x.skip;
     request.manifest_digest = workspace::manifest_digest(*x.manifest);
-    return repository.persist(request, stop, x.report);
+    request.base = x.base;
+    request.name = x.name;
+    request.settle = x.settle;
+    auto written = repository.persist(request, stop, x.report);
+    for (const auto& id : x.copies) {
+      auto to = x.ref;
+      to.id = id;
+      if (written)
+        if (auto linked = repository.link(x.ref, to); !linked)
+          written = unexpected(std::move(linked.error()));
+    }
+    return written;
   };
   auto written = co_await offload<snapshot_outcome>(self_, shared_.cpu, x.tenant, work);
   if (!written)
     co_return written;
-  put_snapshot entry{written->info};
-  auto known = co_await ask<void>(self_, shared_.directory.registry(), std::move(entry));
-  if (!known)
-    co_return unexpected(std::move(known.error()));
+  if (written->new_bytes > 0 || x.ref.kind != snapshot_kind::local) {
+    put_snapshot entry{written->info};
+    auto known = co_await ask<void>(self_, shared_.directory.registry(), std::move(entry));
+    if (!known)
+      co_return unexpected(std::move(known.error()));
+  }
+  for (const auto& id : x.copies) {
+    put_snapshot copy{written->info};
+    copy.info.id = id;
+    copy.info.session_id = id;
+    auto known = co_await ask<void>(self_, shared_.directory.registry(), std::move(copy));
+    if (!known)
+      co_return unexpected(std::move(known.error()));
+  }
+  if (written->new_bytes > 0 && written->info.layers > 1)
+    launch<void>(scope_, flatten(x.ref, x.tenant), [](const result<void>&) {});
   shared_.metrics.snapshots_persisted.fetch_add(1, std::memory_order_relaxed);
   co_return written;
 }
@@ -111,25 +141,26 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 }
 
 co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
-  list_snapshots query{x.tenant, x.id, 1, ""};
-  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-  if (!found)
+  auto found = co_await find(x.id, x.tenant);
+  bool known = found.has_value();
+  if (!known && !(found.error().code == errc::not_found && is_uuid(x.id)))
     co_return unexpected(std::move(found.error()));
-  bool known = !found->items.empty();
   place held{*this, x.id};
   auto mine = co_await held.one_at_a_time().acquire();
-  snapshot_ref ref;
-  ref.kind = snapshot_kind::local;
-  ref.id = x.id;
-  // One that was written, but not noted, is in the tenant's own folder.
-  ref.base_path = known ? found->items.front().base_path : snapshot_dir(shared_.config, x.tenant);
-  auto work = [&repository = shared_.snapshots, ref, known]() -> result<void> {
-    bool ours = known || (is_uuid(ref.id) && repository.restorable(ref).value_or(false));
-    if (!ours)
-      return unexpected(make_error(errc::not_found, op::snapshot_persist, "no such snapshot")
-                          .with("snapshot_id", ref.id));
-    return repository.remove(ref);
-  };
+  if (!known) {
+    // One that was written, but not noted, is in the tenant's own folder.
+    snapshot_ref unnoted;
+    unnoted.kind = snapshot_kind::local;
+    unnoted.id = x.id;
+    unnoted.base_path = snapshot_dir(shared_.config, x.tenant);
+    auto look
+      = [&repository = shared_.snapshots, unnoted] { return repository.restorable(unnoted); };
+    auto there = co_await offload<bool>(self_, shared_.io, x.tenant, look);
+    if (!there || !*there)
+      co_return unexpected(there ? std::move(found.error()) : std::move(there.error()));
+    found = unnoted;
+  }
+  auto work = [&repository = shared_.snapshots, ref = *found] { return repository.remove(ref); };
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
     co_return removed;
@@ -146,11 +177,124 @@ co<result<std::string>> snapshot_store_state::fingerprint(compute_fingerprint x)
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
   auto turn = co_await running_.acquire();
-  auto work = [x, stop = stop_.get_token()] {
-    return snapshot::fingerprint(x.root->get(), x.skip, workspace::manifest_digest(*x.manifest),
-                                 stop);
+  auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
+    snapshot::persist_request tree;
+    tree.ref = x.ref;
+    tree.base = x.base;
+    tree.root_fd = x.root->get();
+    tree.skip = x.skip;
+    tree.manifest_digest = workspace::manifest_digest(*x.manifest);
+    return repository.fingerprint(tree, stop);
   };
   co_return co_await offload<std::string>(self_, shared_.cpu, x.tenant, work);
+}
+
+co<result<snapshot_ref>> snapshot_store_state::find(std::string id, std::string tenant) {
+  list_snapshots query{tenant, id, 1, ""};
+  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  if (!found)
+    co_return unexpected(std::move(found.error()));
+  if (found->items.empty())
+    co_return unexpected(make_error(errc::not_found, op::snapshot_persist, "no such snapshot")
+                           .with("snapshot_id", id));
+  snapshot_ref ref;
+  ref.kind = snapshot_kind::local;
+  ref.id = id;
+  ref.base_path = found->items.front().base_path;
+  co_return ref;
+}
+
+co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
+  if (auto refused = admit(op::snapshot_restore))
+    co_return unexpected(std::move(*refused));
+  auto ref = co_await find(x.id, x.tenant);
+  if (!ref)
+    co_return unexpected(std::move(ref.error()));
+  place held{*this, x.id};
+  auto turn = co_await running_.acquire();
+  auto work = [&repository = shared_.snapshots, ref = *ref, stop = stop_.get_token()] {
+    return repository.verify(ref, stop);
+  };
+  co_return co_await offload<void>(self_, shared_.cpu, x.tenant, work);
+}
+
+co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
+  if (auto refused = admit(op::read))
+    co_return unexpected(std::move(*refused));
+  auto from = co_await find(x.from, x.tenant);
+  if (!from)
+    co_return unexpected(std::move(from.error()));
+  auto to = co_await find(x.to, x.tenant);
+  if (!to)
+    co_return unexpected(std::move(to.error()));
+  auto turn = co_await running_.acquire();
+  auto work
+    = [&repository = shared_.snapshots, from = *from, to = *to, x, stop = stop_.get_token()] {
+        return repository.diff(from, to, nullptr, x.text, stop);
+      };
+  co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+}
+
+co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
+  if (auto refused = admit(op::read))
+    co_return unexpected(std::move(*refused));
+  auto turn = co_await running_.acquire();
+  auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
+    snapshot::persist_request tree;
+    tree.ref = x.from;
+    tree.root_fd = x.root->get();
+    tree.skip = x.skip;
+    return repository.diff(x.from, x.from, &tree, x.text, stop);
+  };
+  co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+}
+
+co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant) {
+  place held{*this, ref.id};
+  auto mine = co_await held.one_at_a_time().acquire();
+  auto turn = co_await running_.acquire();
+  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()]() -> result<void> {
+    return repository.flatten(ref, stop).map([](bool) {});
+  };
+  co_return co_await offload<void>(self_, shared_.cpu, tenant, work);
+}
+
+co<result<prune_report>> snapshot_store_state::prune(prune_snapshots x) {
+  std::vector<snapshot_info> all;
+  list_snapshots query{x.tenant, "", 1000, ""};
+  for (;;) {
+    auto page = co_await ask<snapshot_page>(self_, shared_.directory.registry(), query);
+    if (!page)
+      co_return unexpected(std::move(page.error()));
+    all.insert(all.end(), page->items.begin(), page->items.end());
+    if (page->next_cursor.empty())
+      break;
+    query.cursor = page->next_cursor;
+  }
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.created_at_ms, a.id) > std::tie(b.created_at_ms, b.id);
+  });
+  prune_report report;
+  const auto now = now_ms();
+  int64_t count = 0;
+  uint64_t bytes = 0;
+  for (const auto& info : all) {
+    ++count;
+    bytes += info.size_bytes;
+    bool beyond = (x.max_age_ms && now - info.created_at_ms > *x.max_age_ms)
+                  || (x.max_count && count > *x.max_count)
+                  || (x.max_bytes && bytes > static_cast<uint64_t>(*x.max_bytes));
+    if (!beyond || shared_.directory.find(info.session_id).session)
+      continue;
+    if (!x.dry_run) {
+      remove_snapshot request{info.id, x.tenant};
+      auto removed = co_await remove(std::move(request));
+      if (!removed)
+        co_return unexpected(std::move(removed.error()));
+    }
+    report.removed.push_back(info.id);
+  }
+  co_return report;
 }
 
 } // namespace troupe::actors

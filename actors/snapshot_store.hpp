@@ -33,6 +33,15 @@ private:
   co<result<bool>> restorable(snapshot_restorable x);
   co<result<std::string>> fingerprint(compute_fingerprint x);
 
+  co<result<void>> verify(verify_snapshot x);
+  co<result<workspace_diff>> diff(diff_snapshots x);
+  co<result<workspace_diff>> diff_live(diff_live_tree x);
+  co<result<prune_report>> prune(prune_snapshots x);
+  /// Makes one layer of a long chain, after the answer.
+  co<result<void>> flatten(snapshot_ref ref, std::string tenant);
+  /// Where a snapshot of that tenant is; `not_found`.
+  co<result<snapshot_ref>> find(std::string id, std::string tenant);
+
   /// `overloaded` when the queue is full.
   std::optional<error> admit(op operation);
 

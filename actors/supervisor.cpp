@@ -233,6 +233,18 @@ co<result<void>> supervisor_state::remove(remove_session x) {
       }
     }
   }
+  if (gone && dropped && !x.keep_snapshot) {
+    get_record mine{x.id};
+    auto record
+      = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
+    auto checkpoints = record ? record->live.checkpoints : std::vector<std::string>{};
+    for (const auto& id : checkpoints) {
+      remove_snapshot request{id, x.tenant};
+      auto removed = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+      if (!removed && removed.error().code != errc::not_found)
+        dropped = std::move(removed);
+    }
+  }
   if (gone && dropped) {
     drop_record last{x.id};
     dropped = co_await ask<void>(self_, shared_.directory.registry(), std::move(last));

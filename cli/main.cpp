@@ -1,6 +1,7 @@
 #include "cli/doctor.hpp"
 #include "cli/run.hpp"
 #include "cli/serve.hpp"
+#include "cli/snapshots.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -53,6 +54,41 @@ int main(int argc, char** argv) {
 
   auto* doctor_command
     = app.add_subcommand("doctor", "Say which walls sandboxes have on this machine");
+  cli::snapshots_options snapshots;
+  auto* snapshots_command
+    = app.add_subcommand("snapshots", "Look after a folder of snapshots, with or without a server");
+  snapshots_command->require_subcommand(1);
+  struct action {
+    const char* name;
+    const char* help;
+    const char* other; ///< what the second argument is; null: there is none
+  };
+  for (const auto& x : {action{"list", "List all", nullptr}, action{"show", "Show one", nullptr},
+                        action{"diff", "What changed from one to another (A M D)", "to"},
+                        action{"export", "Write one as a tar or an OCI image layout", "path"},
+                        action{"import", "Take one from a tar or an OCI image layout", "path"},
+                        action{"verify", "Read all of one and check it", nullptr},
+                        action{"prune", "Remove the oldest beyond some bounds", nullptr}}) {
+    std::string name = x.name;
+    auto* command = snapshots_command->add_subcommand(name, x.help);
+    command->add_option("--store", snapshots.store, "The folder")->required();
+    if (name == "prune") {
+      command->add_option("--max-age-s", snapshots.max_age_s, "Seconds");
+      command->add_option("--max-count", snapshots.max_count, "How many stay");
+      command->add_option("--max-bytes", snapshots.max_bytes, "Of the files inside");
+      command->add_flag("--dry-run", snapshots.dry_run, "Only say what would go");
+    } else if (name != "list") {
+      command->add_option("id", snapshots.id, "Which")->required();
+    }
+    if (x.other)
+      command->add_option(x.other, snapshots.other, "Where to or from, or which other");
+    if (name == "diff")
+      command->add_flag("--text", snapshots.text, "With the differences of small text files");
+    if (name == "export")
+      command->add_option("--format", snapshots.format, "tar or oci")
+        ->check(CLI::IsMember({"tar", "oci"}));
+    command->callback([&snapshots, name] { snapshots.action = name; });
+  }
 
   // What follows "--" is the command's, options and all.
   std::vector<char*> own{argv, argv + argc};
@@ -75,6 +111,9 @@ int main(int argc, char** argv) {
     }
     return cli::run(run);
   }
+
+  if (*snapshots_command)
+    return cli::snapshots(snapshots);
 
   cli::serve_config config;
   auto give_up = [](const error& x) {

@@ -69,7 +69,16 @@ using session_actor = actor_handle<
   // Long poll of its output, for readers that keep a cursor.
   caf::result<terminal_bytes>(read_terminal),
   // Where a port that the state exposes can be reached.
-  caf::result<port_endpoint>(resolve_port)>;
+  caf::result<port_endpoint>(resolve_port),
+  // -- restore points
+  // Durable before it answers; the session goes on meanwhile.
+  caf::result<snapshot_outcome>(checkpoint_session),
+  // Processes end; the workspace is that restore point again, or still what it was.
+  caf::result<session_view>(rewind_session),
+  // What changed.
+  caf::result<workspace_diff>(diff_session),
+  // The snapshots that forks start from.
+  caf::result<fork_plan>(fork_session)>;
 
 /// The durable record of every session, the index of snapshots and the event journal.
 using registry_actor = actor_handle<
@@ -105,7 +114,9 @@ using supervisor_actor = actor_handle<
 /// Snapshots: persisting and restoring, some at a time, one per session.
 using snapshot_store_actor
   = actor_handle<caf::result<bool>(snapshot_restorable), caf::result<void>(restore_snapshot),
-                 caf::result<void>(remove_snapshot), caf::result<snapshot_page>(list_snapshots)>;
+                 caf::result<void>(remove_snapshot), caf::result<snapshot_page>(list_snapshots),
+                 caf::result<void>(verify_snapshot), caf::result<workspace_diff>(diff_snapshots),
+                 caf::result<prune_report>(prune_snapshots)>;
 
 /// Events on their way to the journal and to whoever listens.
 using event_hub_actor
@@ -239,6 +250,17 @@ CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
   CAF_ADD_TYPE_ID(troupe, (troupe::snapshot_restorable))
   CAF_ADD_TYPE_ID(troupe, (troupe::restore_snapshot))
   CAF_ADD_TYPE_ID(troupe, (troupe::remove_snapshot))
+  CAF_ADD_TYPE_ID(troupe, (troupe::verify_snapshot))
+  CAF_ADD_TYPE_ID(troupe, (troupe::diff_snapshots))
+  CAF_ADD_TYPE_ID(troupe, (troupe::prune_snapshots))
+  CAF_ADD_TYPE_ID(troupe, (troupe::prune_report))
+  CAF_ADD_TYPE_ID(troupe, (troupe::workspace_change))
+  CAF_ADD_TYPE_ID(troupe, (troupe::workspace_diff))
+  CAF_ADD_TYPE_ID(troupe, (troupe::checkpoint_session))
+  CAF_ADD_TYPE_ID(troupe, (troupe::rewind_session))
+  CAF_ADD_TYPE_ID(troupe, (troupe::diff_session))
+  CAF_ADD_TYPE_ID(troupe, (troupe::fork_session))
+  CAF_ADD_TYPE_ID(troupe, (troupe::fork_plan))
   CAF_ADD_TYPE_ID(troupe, (troupe::publish_event))
   CAF_ADD_TYPE_ID(troupe, (troupe::deliver_event))
   CAF_ADD_TYPE_ID(troupe, (troupe::flush_events))

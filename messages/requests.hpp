@@ -175,6 +175,33 @@ struct apply_manifest {
   bool only_ephemeral = false;
 };
 
+/// Saves the workspace as it is now under an id of its own; the session goes on.
+struct checkpoint_session {
+  std::string name;
+};
+
+/// Puts a snapshot in place of the workspace. Processes end.
+struct rewind_session {
+  std::string snapshot_id;
+};
+
+struct diff_session {
+  std::string from; ///< snapshot id; empty: what the workspace came from or was last saved to
+  std::string to;   ///< empty: the workspace as it is now
+  bool text = false;
+};
+
+/// Saves the workspace as it is now as the snapshots of sessions that are to be made; answers with
+/// what these have in common.
+struct fork_session {
+  std::vector<std::string> ids;
+};
+
+struct fork_plan {
+  session_spec spec; ///< without id, snapshot id and labels
+  std::vector<std::string> warnings;
+};
+
 /// A command, under an id that the caller chose, so that it can be cancelled before it answers.
 struct exec_call {
   uint64_t call_id = 0;
@@ -355,6 +382,32 @@ struct restore_snapshot {
 struct remove_snapshot {
   std::string id;
   std::string tenant;
+};
+
+/// Reads all of a snapshot and holds it against its digests.
+struct verify_snapshot {
+  std::string id;
+  std::string tenant;
+};
+
+struct diff_snapshots {
+  std::string tenant;
+  std::string from;
+  std::string to;
+  bool text = false;
+};
+
+/// Removes a tenant's snapshots beyond these bounds, the oldest first, but none of a live session.
+struct prune_snapshots {
+  std::string tenant;
+  std::optional<int64_t> max_age_ms;
+  std::optional<int64_t> max_count;
+  std::optional<int64_t> max_bytes; ///< of the files inside
+  bool dry_run = false;
+};
+
+struct prune_report {
+  std::vector<std::string> removed;
 };
 
 // -- event hub
@@ -694,6 +747,54 @@ template <class Inspector>
 auto inspect(Inspector& f, restore_snapshot& x) {
   return inspect_object(f, x, field("ref", x.ref), field("session_id", x.session_id),
                         field("tenant", x.tenant), field("root", x.root));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, checkpoint_session& x) {
+  return inspect_object(f, x, field("name", x.name));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, rewind_session& x) {
+  return inspect_object(f, x, field("snapshot_id", x.snapshot_id));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, diff_session& x) {
+  return inspect_object(f, x, field("from", x.from), field("to", x.to), field("text", x.text));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, fork_session& x) {
+  return inspect_object(f, x, field("ids", x.ids));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, fork_plan& x) {
+  return inspect_object(f, x, field("spec", x.spec), field("warnings", x.warnings));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, verify_snapshot& x) {
+  return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, diff_snapshots& x) {
+  return inspect_object(f, x, field("tenant", x.tenant), field("from", x.from), field("to", x.to),
+                        field("text", x.text));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, prune_snapshots& x) {
+  return inspect_object(f, x, field("tenant", x.tenant), field("max_age_ms", x.max_age_ms),
+                        field("max_count", x.max_count), field("max_bytes", x.max_bytes),
+                        field("dry_run", x.dry_run));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, prune_report& x) {
+  return inspect_object(f, x, field("removed", x.removed));
 }
 
 template <class Inspector>

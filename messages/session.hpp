@@ -113,6 +113,8 @@ struct session_live {
   std::optional<std::string> snapshot_fingerprint;
   std::optional<std::string> snapshot_fingerprint_version;
   bool workspace_root_ready = false;
+  std::string base_snapshot; ///< id of what the workspace came from, or was last saved to
+  std::vector<std::string> checkpoints; ///< ids of its restore points, the oldest first
 };
 
 /// The durable record of a session; its owner of truth is the registry. What `live` repeats of
@@ -199,7 +201,8 @@ auto inspect(Inspector& f, session_live& x) {
     field("persist_skip", x.persist_skip), field("warnings", x.warnings),
     field("snapshot_fingerprint", x.snapshot_fingerprint),
     field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
-    field("workspace_root_ready", x.workspace_root_ready));
+    field("workspace_root_ready", x.workspace_root_ready), field("base_snapshot", x.base_snapshot),
+    field("checkpoints", x.checkpoints));
 }
 
 template <class Inspector>

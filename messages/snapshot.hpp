@@ -28,7 +28,8 @@ struct snapshot_info {
   uint64_t stored_bytes = 0; ///< on disk
   uint64_t files = 0;
   uint32_t layers = 1;
-  std::string parent; ///< id, empty: none
+  std::string parent; ///< id of what it was made from; empty: none
+  std::string name;   ///< of a restore point; empty: none
   std::string base_path;
 };
 
@@ -38,7 +39,36 @@ struct snapshot_outcome {
   std::string fingerprint; ///< lower-case hexadecimal, of the very tree that was written
   std::string fingerprint_version;
   std::vector<std::string> warnings; ///< what was left out (fifos, sockets, devices)
+  uint64_t new_bytes = 0;            ///< that this one added to the store
 };
+
+/// One path that differs between two trees.
+struct workspace_change {
+  std::string path;
+  std::string change; ///< "A", "M" or "D"
+  std::string type;   ///< what it is, or was: "directory", "file", "symlink", "hard_link"
+  uint64_t size = 0;  ///< now
+  uint64_t old_size = 0;
+  std::string patch; ///< unified diff of a small text file, if it was asked for
+};
+
+/// What differs between two trees, in the order of paths.
+struct workspace_diff {
+  std::vector<workspace_change> items;
+  bool truncated = false; ///< there are more
+};
+
+template <class Inspector>
+auto inspect(Inspector& f, workspace_change& x) {
+  return inspect_object(f, x, field("path", x.path), field("change", x.change),
+                        field("type", x.type), field("size", x.size), field("old_size", x.old_size),
+                        field("patch", x.patch));
+}
+
+template <class Inspector>
+auto inspect(Inspector& f, workspace_diff& x) {
+  return inspect_object(f, x, field("items", x.items), field("truncated", x.truncated));
+}
 
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_ref& x) {
@@ -49,18 +79,18 @@ auto inspect(Inspector& f, snapshot_ref& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_info& x) {
-  return inspect_object(f, x, field("id", x.id), field("session_id", x.session_id),
-                        field("tenant", x.tenant), field("created_at_ms", x.created_at_ms),
-                        field("size_bytes", x.size_bytes), field("stored_bytes", x.stored_bytes),
-                        field("files", x.files), field("layers", x.layers),
-                        field("parent", x.parent), field("base_path", x.base_path));
+  return inspect_object(
+    f, x, field("id", x.id), field("session_id", x.session_id), field("tenant", x.tenant),
+    field("created_at_ms", x.created_at_ms), field("size_bytes", x.size_bytes),
+    field("stored_bytes", x.stored_bytes), field("files", x.files), field("layers", x.layers),
+    field("parent", x.parent), field("name", x.name), field("base_path", x.base_path));
 }
 
 template <class Inspector>
 auto inspect(Inspector& f, snapshot_outcome& x) {
   return inspect_object(f, x, field("info", x.info), field("fingerprint", x.fingerprint),
                         field("fingerprint_version", x.fingerprint_version),
-                        field("warnings", x.warnings));
+                        field("warnings", x.warnings), field("new_bytes", x.new_bytes));
 }
 
 } // namespace troupe

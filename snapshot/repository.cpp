@@ -1,7 +1,10 @@
 #include "snapshot/repository.hpp"
 
 #include "snapshot/archive_budget.hpp"
+#include "snapshot/blob_store.hpp"
 #include "snapshot/byte_source.hpp"
+#include "snapshot/layer_cache.hpp"
+#include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"
 #include "snapshot/pack.hpp"
 #include "snapshot/staging.hpp"
@@ -24,11 +27,6 @@ namespace troupe::snapshot {
 
 namespace {
 
-int64_t now_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
-}
-
 error restore_error(const snapshot_ref& ref, const std::string& path, std::string_view reason) {
   return make_error(errc::snapshot_restore_error, op::snapshot_restore,
                     "failed to restore snapshot")
@@ -41,7 +39,11 @@ error restore_error(const snapshot_ref& ref, const std::string& path, std::strin
 error about(const snapshot_ref& ref, const std::string& path, error x) {
   if (x.code != errc::snapshot_restore_error)
     return x;
-  return std::move(x.with("snapshot_id", ref.id).with("path", path));
+  if (x.context.find("\"snapshot_id\"") == std::string::npos)
+    x.with("snapshot_id", ref.id);
+  if (x.context.find("\"path\"") == std::string::npos)
+    x.with("path", path);
+  return x;
 }
 
 std::string remote_path(const snapshot_ref& ref) {
@@ -49,50 +51,6 @@ std::string remote_path(const snapshot_ref& ref) {
 }
 
 // -- local snapshots ------------------------------------------------------------------------------
-
-result<snapshot_outcome> persist_local(const persist_request& request, std::stop_token stop,
-                                       const progress& report, zstd_pool& pool) {
-  auto path = local_path(request.ref, op::snapshot_persist);
-  if (!path)
-    return unexpected(std::move(path.error()));
-  auto file = local_file::create(request.ref, *path);
-  if (!file)
-    return unexpected(std::move(file.error()));
-  job work{op::snapshot_persist, std::move(stop), report};
-  tree_index index;
-  zstd_writer compressor{pool,
-                         [&](const char* data, size_t size) { return file->write(data, size); }};
-  tar_writer tar{[&](const char* data, size_t size) { return compressor.write(data, size); }};
-  auto warnings = pack_tree(request.root_fd, request.skip, &tar, &index, work);
-  if (!warnings)
-    return unexpected(std::move(warnings.error()));
-  trailer about_it;
-  about_it.info.session_id = request.session_id;
-  about_it.info.tenant = request.tenant;
-  about_it.info.created_at_ms = now_ms();
-  about_it.info.files = work.files;
-  about_it.info.size_bytes = work.bytes;
-  auto tree = index.finish();
-  about_it.tree = to_hex(tree);
-  about_it.fingerprint = fingerprint_of(tree, request.manifest_digest);
-  about_it.fingerprint_version = fingerprint_version;
-  auto ok = tar.finish()
-              .and_then([&] { return compressor.finish(); })
-              .and_then([&] {
-                auto end = encode_trailer(about_it);
-                return file->write(end.data(), end.size());
-              })
-              .and_then([&] { return work.step(); })
-              .and_then([&] { return file->commit(); });
-  if (!ok)
-    return unexpected(std::move(ok.error()));
-  work.done();
-  about_it.info.id = request.ref.id;
-  about_it.info.base_path = request.ref.base_path;
-  about_it.info.stored_bytes = file->size();
-  return snapshot_outcome{std::move(about_it.info), std::move(about_it.fingerprint),
-                          fingerprint_version, std::move(*warnings)};
-}
 
 /// What no snapshot of ours comes near.
 constexpr archive_limits stored_limits{std::nullopt, int64_t{1} << 40, 10'000'000};
@@ -114,8 +72,27 @@ result<void> unpack_stored(int fd, const std::optional<trailer>& ours, tree_writ
   return {};
 }
 
+/// The snapshot that an open `{id}.tar` refers to, and its store; nullopt: it is an archive.
+result<std::optional<std::pair<blob_store, layered_snapshot>>> layered_at(const snapshot_ref& ref,
+                                                                          int fd) {
+  auto manifest = blob_store::parse_reference(fd);
+  if (!manifest)
+    return unexpected(std::move(manifest.error()));
+  if (!*manifest)
+    return std::nullopt;
+  auto store = blob_store::open(ref.base_path, blob_store::use::shared, false);
+  if (!store)
+    return unexpected(std::move(store.error()));
+  if (!*store)
+    return unexpected(blob_damaged(**manifest, "blob is missing"));
+  auto snapshot = (*store)->read(**manifest);
+  if (!snapshot)
+    return unexpected(std::move(snapshot.error()));
+  return std::optional{std::pair{std::move(**store), std::move(*snapshot)}};
+}
+
 result<void> restore_local(const restore_request& request, std::stop_token stop,
-                           const progress& report) {
+                           const progress& report, zstd_pool& pool) {
   const auto& ref = request.ref;
   auto path = local_path(ref, op::snapshot_restore);
   if (!path)
@@ -123,6 +100,14 @@ result<void> restore_local(const restore_request& request, std::stop_token stop,
   auto fd = open_local(ref, *path);
   if (!fd)
     return unexpected(std::move(fd.error()));
+  auto layered = layered_at(ref, fd->get());
+  if (!layered)
+    return unexpected(about(ref, *path, std::move(layered.error())));
+  if (*layered) {
+    auto& [store, snapshot] = **layered;
+    auto ok = restore_layered(store, snapshot, request, std::move(stop), report, pool);
+    return ok ? ok : unexpected(about(ref, *path, std::move(ok.error())));
+  }
   auto ours = read_trailer(fd->get());
   if (!ours)
     return unexpected(about(ref, *path, std::move(ours.error())));
@@ -152,6 +137,15 @@ result<snapshot_info> inspect_local(const snapshot_ref& ref) {
   auto fd = open_local(ref, *path);
   if (!fd)
     return unexpected(std::move(fd.error()));
+  auto layered = layered_at(ref, fd->get());
+  if (!layered)
+    return unexpected(about(ref, *path, std::move(layered.error())));
+  if (*layered) {
+    auto about_it = std::move((*layered)->second.info);
+    about_it.id = ref.id;
+    about_it.base_path = ref.base_path;
+    return about_it;
+  }
   auto ours = read_trailer(fd->get());
   struct stat st;
   if (!ours)
@@ -173,12 +167,15 @@ result<snapshot_info> inspect_local(const snapshot_ref& ref) {
 
 class every_repository final : public repository {
 public:
-  explicit every_repository(unsigned workers) : pool_(workers) {}
+  every_repository(unsigned workers, cache_options cache) : pool_(workers) {
+    if (!cache.folder.empty())
+      cache_.emplace(std::move(cache.folder), cache.max_bytes);
+  }
 
   result<snapshot_outcome> persist(const persist_request& request, std::stop_token stop,
                                    const progress& report) override {
     switch (request.ref.kind) {
-      case snapshot_kind::local: return persist_local(request, std::move(stop), report, pool_);
+      case snapshot_kind::local: return persist_layered(request, std::move(stop), report, pool_);
       case snapshot_kind::remote:
         return unexpected(make_error(errc::snapshot_persist_error, op::snapshot_persist,
                                      "failed to persist snapshot")
@@ -192,7 +189,7 @@ public:
   result<void> restore(const restore_request& request, std::stop_token stop,
                        const progress& report) override {
     switch (request.ref.kind) {
-      case snapshot_kind::local: return restore_local(request, std::move(stop), report);
+      case snapshot_kind::local: return restore_local(request, std::move(stop), report, pool_);
       case snapshot_kind::remote: return unexpected(no_client(request.ref));
       default: return unexpected(not_restorable(request.ref));
     }
@@ -224,7 +221,94 @@ public:
           .with("snapshot_id", ref.id)
           .with("path", *path)
           .with("reason", std::strerror(errno)));
+    // The blobs go when nobody else needs them; if someone works here now, with the next sweep.
+    if (auto store = blob_store::open(ref.base_path, blob_store::use::collecting, false);
+        store && *store) {
+      (*store)->forget(ref.id);
+      (void) (*store)->collect();
+    }
     return {};
+  }
+
+  result<std::string> fingerprint(const persist_request& request, std::stop_token stop) override {
+    return fingerprint_layered(request, std::move(stop));
+  }
+
+  result<snapshot_info> link(const snapshot_ref& from, const snapshot_ref& to) override {
+    auto source = layered_of(from);
+    if (!source)
+      return unexpected(std::move(source.error()));
+    auto path = local_path(to, op::snapshot_persist);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    if (auto ok = source->first.refer(to.id, source->second.manifest); !ok)
+      return unexpected(std::move(ok.error()));
+    auto info = std::move(source->second.info);
+    info.id = to.id;
+    info.base_path = to.base_path;
+    return info;
+  }
+
+  result<std::vector<std::string>> layers(const snapshot_ref& ref) override {
+    std::vector<std::string> digests;
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    for (const auto& layer : found->second.layers)
+      digests.push_back(layer.blob.digest);
+    return digests;
+  }
+
+  result<std::shared_ptr<const layer_lease>> lease(const snapshot_ref& ref,
+                                                   std::stop_token stop) override {
+    if (!cache_)
+      return unexpected(make_error(errc::backend_unavailable, op::snapshot_restore,
+                                   "there is no folder for unpacked layers"));
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    auto held = cache_->acquire(found->first, found->second.layers, std::move(stop));
+    return held ? held
+                : unexpected(about(ref, *local_path(ref, op::snapshot_restore), held.error()));
+  }
+
+  result<void> verify(const snapshot_ref& ref, std::stop_token stop) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    auto ok = verify_layered(found->first, found->second, std::move(stop));
+    return ok ? ok : unexpected(about(ref, *local_path(ref, op::snapshot_restore), ok.error()));
+  }
+
+  result<workspace_diff> diff(const snapshot_ref& from, const snapshot_ref& to,
+                              const persist_request* live, bool text,
+                              std::stop_token stop) override {
+    return diff_layered(from, to, live, text, std::move(stop));
+  }
+
+  result<void> export_tar(const snapshot_ref& ref, int out_fd, std::stop_token stop) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    return export_tar_layered(found->first, found->second, out_fd, std::move(stop));
+  }
+
+  result<void> export_oci(const snapshot_ref& ref, const std::string& folder) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return unexpected(std::move(found.error()));
+    return export_layout(found->first, found->second, folder);
+  }
+
+  result<snapshot_info> import_oci(const std::string& folder, const snapshot_ref& ref,
+                                   std::stop_token stop) override {
+    return import_layout(folder, ref, std::move(stop));
+  }
+
+  result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
+    if (ref.kind != snapshot_kind::local)
+      return false;
+    return flatten_layered(ref, std::move(stop), pool_);
   }
 
   result<snapshot_info> inspect(const snapshot_ref& ref) override {
@@ -245,9 +329,29 @@ public:
 
   void sweep(const std::string& folder) override {
     sweep_local(folder);
+    if (auto store = blob_store::open(folder, blob_store::use::collecting, false); store && *store)
+      (void) (*store)->collect();
   }
 
 private:
+  /// A snapshot that has layers, and its store.
+  static result<std::pair<blob_store, layered_snapshot>> layered_of(const snapshot_ref& ref) {
+    if (ref.kind != snapshot_kind::local)
+      return unexpected(ref.kind == snapshot_kind::noop ? not_restorable(ref) : no_client(ref));
+    auto path = local_path(ref, op::snapshot_restore);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    auto fd = open_local(ref, *path);
+    if (!fd)
+      return unexpected(std::move(fd.error()));
+    auto found = layered_at(ref, fd->get());
+    if (!found)
+      return unexpected(about(ref, *path, std::move(found.error())));
+    if (!*found)
+      return unexpected(restore_error(ref, *path, "an archive has no layers"));
+    return std::move(**found);
+  }
+
   static error no_client(const snapshot_ref& ref) {
     return restore_error(ref, remote_path(ref), "no client for remote snapshots");
   }
@@ -260,6 +364,7 @@ private:
   }
 
   zstd_pool pool_;
+  std::optional<layer_cache> cache_;
 };
 
 } // namespace
@@ -286,8 +391,8 @@ private:
 
 } // namespace
 
-std::unique_ptr<repository> make_repository(unsigned workers) {
-  return std::make_unique<every_repository>(workers);
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache) {
+  return std::make_unique<every_repository>(workers, std::move(cache));
 }
 
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

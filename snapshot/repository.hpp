@@ -13,6 +13,8 @@
 
 namespace troupe::snapshot {
 
+struct layer_lease;
+
 using troupe::archive_limits;
 
 /// Reports how far a job has come: files and bytes so far. Called on the job's own thread, at most
@@ -30,6 +32,16 @@ struct persist_request {
   std::vector<std::string> skip;
   /// SHA-256 of the canonical manifest; part of the fingerprint.
   std::string manifest_digest;
+  /// The snapshot in the same folder that the workspace came from or was last written to: only what
+  /// changed since is written. Empty, or not there any more: the one of `ref`.
+  std::string base = {};
+  std::string name = {}; ///< of a restore point
+  /// Others write to the tree meanwhile: look again until nothing changed between two looks.
+  bool settle = false;
+  /// The upper directory of the overlay that is the workspace, so that nothing else need be looked
+  /// at; with the digests of the layers that lie below it, the oldest first.
+  int upper_fd = -1;
+  std::vector<std::string> lower_layers = {};
 };
 
 /// Where to put a snapshot back.
@@ -61,6 +73,45 @@ public:
 
   virtual result<void> remove(const snapshot_ref& ref) = 0;
 
+  /// The fingerprint that `persist` would record, without writing anything. Contents are read only
+  /// where `base` or `ref` do not know them.
+  virtual result<std::string> fingerprint(const persist_request& request, std::stop_token stop) = 0;
+
+  /// Makes `to` the same snapshot as `from`, in the same folder, without copying.
+  virtual result<snapshot_info> link(const snapshot_ref& from, const snapshot_ref& to) = 0;
+
+  /// Digests of the layers, the oldest first; none for an archive.
+  virtual result<std::vector<std::string>> layers(const snapshot_ref& ref) = 0;
+
+  /// The layers of a snapshot, unpacked on this machine, for an overlay. Unpacks what is missing.
+  /// Fails where there is no cache.
+  virtual result<std::shared_ptr<const layer_lease>> lease(const snapshot_ref& ref,
+                                                           std::stop_token stop)
+    = 0;
+
+  /// Reads all of a snapshot and holds it against its digests.
+  virtual result<void> verify(const snapshot_ref& ref, std::stop_token stop) = 0;
+
+  /// What changed from one snapshot to another in the same folder, or with `live` (of which root
+  /// and skip paths count) to that tree as it is now. `text`: with diffs of small text files.
+  virtual result<workspace_diff> diff(const snapshot_ref& from, const snapshot_ref& to,
+                                      const persist_request* live, bool text, std::stop_token stop)
+    = 0;
+
+  /// Writes a snapshot as a plain tar.
+  virtual result<void> export_tar(const snapshot_ref& ref, int out_fd, std::stop_token stop) = 0;
+
+  /// Copies a snapshot into a new folder as an OCI image layout.
+  virtual result<void> export_oci(const snapshot_ref& ref, const std::string& folder) = 0;
+
+  /// Takes a snapshot from such a folder; verified before it is there.
+  virtual result<snapshot_info> import_oci(const std::string& folder, const snapshot_ref& ref,
+                                           std::stop_token stop)
+    = 0;
+
+  /// Makes one layer of many, or of mostly dead ones. Whether it did.
+  virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) = 0;
+
   /// What the store recorded of one snapshot. Reads its end only and verifies nothing else. Of an
   /// archive that others wrote: no more than what the file system knows.
   virtual result<snapshot_info> inspect(const snapshot_ref& ref) = 0;
@@ -73,9 +124,15 @@ public:
   virtual void sweep(const std::string& folder) = 0;
 };
 
+/// Where unpacked layers are kept. Empty folder: nowhere.
+struct cache_options {
+  std::string folder;
+  uint64_t max_bytes = uint64_t{20} << 30;
+};
+
 /// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.
 /// They take over the priority of the thread that runs the first job, and end with the repository.
-std::unique_ptr<repository> make_repository(unsigned workers);
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache = {});
 
 /// The fingerprint of a live tree as `persist` would record it, under `fingerprint_version`.
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

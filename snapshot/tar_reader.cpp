@@ -188,6 +188,14 @@ result<bool> tar_reader::next(tar_member& member) {
   if (archive_entry_size(e) < 0)
     return unexpected(damaged("member of negative size"));
   member.size = static_cast<uint64_t>(archive_entry_size(e));
+  member.runs.clear();
+  if (archive_entry_sparse_reset(e) > 0) {
+    la_int64_t offset = 0;
+    la_int64_t length = 0;
+    while (archive_entry_sparse_next(e, &offset, &length) == ARCHIVE_OK)
+      if (offset >= 0 && length >= 0)
+        member.runs.emplace_back(offset, length);
+  }
   x.data_end = 0;
   return true;
 }

@@ -10,6 +10,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace troupe::snapshot {
 
@@ -23,6 +25,8 @@ struct tar_member {
   std::optional<timespec> mtime;
   std::string link_target;
   uint64_t size = 0; ///< logical size of a file
+  /// Offset and size of the runs of a sparse file; empty: it is not stored as one.
+  std::vector<std::pair<uint64_t, uint64_t>> runs;
 };
 
 /// A run of bytes of a file; what lies between two runs is a hole.

@@ -5,6 +5,8 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -112,6 +114,30 @@ tree_writer::outcome tree_writer::add_hard_link(const std::string& path, const s
       default: return fault(errno);
     }
   }
+  return {};
+}
+
+tree_writer::outcome tree_writer::add_whiteout(const std::string& path) {
+  std::string name;
+  if (auto bad = enter_parent(path, path, name))
+    return bad;
+  if (::mknodat(top_.get(), name.c_str(), S_IFCHR, makedev(0, 0)) != 0)
+    return errno == EEXIST ? occupied(path, member_kind::other) : fault(errno);
+  return {};
+}
+
+tree_writer::outcome tree_writer::set_xattrs(const std::vector<xattr>& all) {
+  if (all.empty())
+    return {};
+  if (!file_)
+    if (auto bad = make_top_current())
+      return bad;
+  for (const auto& x : all)
+    if (::fsetxattr(file_ ? file_.get() : top_.get(), x.name.c_str(), x.value.data(),
+                    x.value.size(), 0)
+          != 0
+        && errno != ENOTSUP) // a file system without them; nothing can be done about it
+      return fault(errno);
   return {};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "messages/unique_fd.hpp"
+#include "snapshot/index_entry.hpp"
 #include "snapshot/tar_reader.hpp"
 
 #include <sys/stat.h>
@@ -43,6 +44,12 @@ public:
                       const std::optional<timespec>& mtime);
   outcome add_hard_link(const std::string& path, const std::string& member,
                         const std::string& target);
+
+  /// Extended attributes of the file that was begun, else of the directory that was added last.
+  outcome set_xattrs(const std::vector<xattr>& all);
+
+  /// What an overlay takes for a path that is gone.
+  outcome add_whiteout(const std::string& path);
 
   outcome begin_file(const std::string& path, const std::string& member);
   outcome write_file(std::string_view data, uint64_t offset);

@@ -187,12 +187,23 @@ private:
   void session_events(call c);
   void stream_events(call c, const std::string& session_id);
 
-  // -- operations.cpp
-  // ---------------------------------------------------------------------------------
+  // -- snapshots.cpp
+  // ----------------------------------------------------------------------------------
 
+  void checkpoint(call c);
+  void rewind(call c);
+  void diff(call c);
+  void fork(call c);
   void list_snapshots(call c);
   void get_snapshot(call c);
   void delete_snapshot(call c);
+  void verify_snapshot(call c);
+  void diff_snapshots(call c);
+  void prune_snapshots(call c);
+
+  // -- operations.cpp
+  // ---------------------------------------------------------------------------------
+
   void nodes(call c);
   void healthz(call c);
   void readyz(call c);

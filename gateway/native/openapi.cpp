@@ -127,6 +127,13 @@ const std::map<std::string, json>& bodies() {
              {"cwd", text()},
              {"user", text()}})},
     {"POST /v1/sessions/{id}/tools/{name}", json{{"type", "object"}}},
+    {"POST /v1/sessions/{id}/checkpoint", object({{"name", text()}})},
+    {"POST /v1/sessions/{id}/rewind", object({{"snapshot_id", text()}}, {"snapshot_id"})},
+    {"POST /v1/sessions/{id}/fork", object({{"count", integer()}, {"labels", text_map()}})},
+    {"POST /v1/snapshots/prune", object({{"max_age_s", number()},
+                                         {"max_count", integer()},
+                                         {"max_bytes", integer()},
+                                         {"dry_run", boolean()}})},
     {"POST /v1/sessions/{id}/mkdir",
      object({{"path", text()}, {"parents", boolean()}, {"user", text()}}, {"path"})},
   };
@@ -147,6 +154,8 @@ const std::map<std::string, std::vector<std::string>>& queries() {
     {"POST /v1/sessions/{id}/extract", {"path", "compression_scheme"}},
     {"POST /v1/sessions/{id}/tools/{name}", {"cwd", "user"}},
     {"GET /v1/snapshots", {"limit", "cursor"}},
+    {"GET /v1/sessions/{id}/diff", {"from", "to", "text"}},
+    {"GET /v1/snapshots/{id}/diff", {"to", "text"}},
   };
   return table;
 }
@@ -167,6 +176,12 @@ std::pair<std::string, json> success(const std::string& key) {
   auto ends_with = [&](std::string_view tail) { return key.ends_with(tail); };
   if (key == "POST /v1/sessions" || ends_with("/resume"))
     return {"201", described("The session", json_content(reference("Session")))};
+  if (ends_with("/checkpoint"))
+    return {"201", described("The restore point", json_content(reference("Snapshot")))};
+  if (ends_with("/fork"))
+    return {"201", described("The copies", json_content(json{{"type", "object"}}))};
+  if (ends_with("/rewind"))
+    return {"200", described("The session", json_content(reference("Session")))};
   if (ends_with("/pre_stop_hooks"))
     return {"201", described("The hook", json_content(object({{"hook_id", text()}})))};
   if (key.starts_with("*"))

@@ -1,60 +1,7 @@
 #include "gateway/native/api.hpp"
-#include "gateway/native/session_json.hpp"
+#include "messages/json.hpp"
 
 namespace troupe::gateway {
-
-void api::list_snapshots(call c) {
-  auto page = page_of(c);
-  if (!page) {
-    c.fail(page.error());
-    return;
-  }
-  troupe::list_snapshots query{c.tenant, "", page->first, page->second};
-  bridge_.ask<snapshot_page>(
-    context_->snapshots(),
-    [c](result<snapshot_page> x) {
-      if (!x) {
-        c.fail(x.error());
-        return;
-      }
-      json items = json::array();
-      for (const auto& info : x->items)
-        items.push_back(snapshot_to_json(info));
-      c.answer(200,
-               {{"items", std::move(items)},
-                {"next_cursor", x->next_cursor.empty() ? json(nullptr) : json(x->next_cursor)}});
-    },
-    std::move(query));
-}
-
-void api::get_snapshot(call c) {
-  troupe::list_snapshots query{c.tenant, c.param("id"), 1, ""};
-  bridge_.ask<snapshot_page>(
-    context_->snapshots(),
-    [c](result<snapshot_page> x) {
-      if (!x)
-        c.fail(x.error());
-      else if (x->items.empty())
-        c.fail(make_error(errc::not_found, op::request, "no such snapshot")
-                 .with("snapshot_id", c.param("id")));
-      else
-        c.answer(200, snapshot_to_json(x->items.front()));
-    },
-    std::move(query));
-}
-
-void api::delete_snapshot(call c) {
-  remove_snapshot request{c.param("id"), c.tenant};
-  bridge_.ask<void>(
-    context_->snapshots(),
-    [c](const result<void>& x) {
-      if (x)
-        c.answer_empty();
-      else
-        c.fail(x.error());
-    },
-    std::move(request));
-}
 
 void api::nodes(call c) {
   bridge_.ask<node_info>(

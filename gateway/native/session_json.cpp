@@ -256,7 +256,23 @@ json snapshot_to_json(const snapshot_info& x) {
           {"stored_bytes", x.stored_bytes},
           {"files", x.files},
           {"layers", x.layers},
-          {"parent", x.parent.empty() ? json(nullptr) : json(x.parent)}};
+          {"parent", x.parent.empty() ? json(nullptr) : json(x.parent)},
+          {"name", x.name.empty() ? json(nullptr) : json(x.name)}};
+}
+
+json diff_to_json(const workspace_diff& x) {
+  json items = json::array();
+  for (const auto& change : x.items) {
+    json item{{"path", change.path},
+              {"change", change.change},
+              {"type", change.type},
+              {"size", change.size},
+              {"old_size", change.old_size}};
+    if (!change.patch.empty())
+      item["patch"] = change.patch;
+    items.push_back(std::move(item));
+  }
+  return {{"items", std::move(items)}, {"truncated", x.truncated}};
 }
 
 } // namespace troupe::gateway

@@ -15,5 +15,6 @@ result<session_spec> parse_resume_request(const json& body);
 json session_to_json(const session_view& x, bool with_state = true);
 
 json snapshot_to_json(const snapshot_info& x);
+json diff_to_json(const workspace_diff& x);
 
 } // namespace troupe::gateway

@@ -292,7 +292,8 @@ class Life:
 
     def do_snapshots(self):
         folder = self.place.names["{SNAP}"]
-        return {"ok": sorted(os.listdir(folder)) if os.path.isdir(folder) else []}
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return {"ok": sorted(x for x in names if x[0] != ".")}
 
     def do_host_write(self, path, content):
         trees.make(self.place.root, {path: content})

@@ -46,7 +46,8 @@ class Sessions(ServerTest):
         stopped = self.call("POST", session, "/stop")[1]
         self.assertEqual(stopped["status"], "stopped")
         self.assertIsNotNone(stopped["state"]["snapshot_fingerprint"])
-        self.assertEqual(os.listdir(folder), [session["id"] + ".tar"])
+        names = [x for x in os.listdir(folder) if not x.startswith(".")]
+        self.assertEqual(names, [session["id"] + ".tar"])
         self.assertEqual(self.call("POST", session, "/shutdown")[1]["status"], "stopped")
         self.assertEqual(self.call("GET", session, "/running")[1], {"running": False})
         status, _ = self.server.json("DELETE", f"/v1/sessions/{session['id']}?keep_snapshot=true")
@@ -438,7 +439,7 @@ class Process(unittest.TestCase):
             server.json("POST", path + "/exec", {"command": "echo kept > f"})
             self.assertEqual(server.stop(), 0)
             snapshots = os.listdir(server.state_dir + "/snapshots/default")
-            self.assertEqual(snapshots, [session["id"] + ".tar"])
+            self.assertEqual([x for x in snapshots if x[0] != "."], [session["id"] + ".tar"])
             server.start()
             status, again = server.json("GET", path)
             self.assertEqual((status, again["status"]), (200, "stopped"))

@@ -1,0 +1,158 @@
+#include "actors/session.hpp"
+#include "messages/ids.hpp"
+
+// Restore points of a running session, what changed since, and copies of it.
+
+namespace troupe::actors {
+
+snapshot_ref session_impl::snapshot_place(std::string id) const {
+  auto ref = record_.spec.state.snapshot;
+  if (ref.kind != snapshot_kind::local) {
+    ref.kind = snapshot_kind::local;
+    ref.base_path = shared_.config.state_dir + "/snapshots/" + record_.spec.tenant;
+  }
+  ref.id = std::move(id);
+  return ref;
+}
+
+co<result<persist_snapshot>> session_impl::persist_request_for(snapshot_ref ref) {
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  persist_snapshot request;
+  request.ref = std::move(ref);
+  request.session_id = record_.spec.id;
+  request.tenant = record_.spec.tenant;
+  request.root = root_;
+  request.skip = persist_skip();
+  request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
+  request.base = record_.live.base_snapshot;
+  request.settle = true;
+  co_return request;
+}
+
+co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
+  auto turn = co_await lifecycle_.acquire();
+  if (!up_)
+    co_return unexpected(make_error(errc::conflict, op::snapshot_persist,
+                                    "only a running session has a state to come back to"));
+  auto request = co_await persist_request_for(snapshot_place(make_uuid()));
+  if (!request)
+    co_return unexpected(std::move(request.error()));
+  request->name = std::move(x.name);
+  auto written
+    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(*request));
+  if (!written)
+    co_return written;
+  record_.live.base_snapshot = written->info.id;
+  record_.live.checkpoints.push_back(written->info.id);
+  auto saved = co_await save();
+  if (!saved)
+    co_return unexpected(std::move(saved.error()));
+  co_return written;
+}
+
+co<result<session_view>> session_impl::rewind(rewind_session x) {
+  auto turn = co_await lifecycle_.acquire();
+  if (!up_)
+    co_return unexpected(
+      make_error(errc::conflict, op::snapshot_restore, "only a running session can go back"));
+  list_snapshots query{record_.spec.tenant, x.snapshot_id, 1, ""};
+  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  if (!found)
+    co_return unexpected(std::move(found.error()));
+  if (found->items.empty())
+    co_return unexpected(make_error(errc::not_found, op::snapshot_restore, "no such snapshot")
+                           .with("snapshot_id", x.snapshot_id));
+  auto ref = snapshot_place(x.snapshot_id);
+  ref.base_path = found->items.front().base_path;
+  // What runs works in the tree that goes.
+  handles_.clear();
+  auto quiet = co_await end_terminals(std::nullopt);
+  (void) quiet;
+  auto closed = co_await ask<void>(self_, backend_, close_sandbox{});
+  if (!closed)
+    co_return unexpected(std::move(closed.error()));
+  open_ = false;
+  root_.reset();
+  restore_snapshot request{ref, record_.spec.id, record_.spec.tenant,
+                           record_.spec.state.manifest.root};
+  auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+  // Whatever came of it, the session goes on with the tree that is there.
+  auto opened = co_await ensure_open();
+  if (restored) {
+    record_.live.base_snapshot = ref.id;
+    record_.live.snapshot_fingerprint.reset();
+    record_.live.snapshot_fingerprint_version.reset();
+  }
+  auto saved = co_await save();
+  if (!restored)
+    co_return unexpected(std::move(restored.error()));
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  if (!saved)
+    co_return unexpected(std::move(saved.error()));
+  auto whole = std::make_shared<const manifest>(record_.spec.state.manifest);
+  auto applied = co_await materialize(std::move(whole), true);
+  if (!applied)
+    co_return unexpected(std::move(applied.error()));
+  co_return view();
+}
+
+co<result<workspace_diff>> session_impl::diff(diff_session x) {
+  auto from = x.from.empty() ? record_.live.base_snapshot : x.from;
+  if (from.empty())
+    co_return unexpected(make_error(errc::snapshot_not_restorable, op::read,
+                                    "the session has no snapshot to compare with"));
+  if (!x.to.empty()) {
+    diff_snapshots question{record_.spec.tenant, from, x.to, x.text};
+    co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(),
+                                           std::move(question));
+  }
+  auto opened = co_await ensure_open();
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  list_snapshots query{record_.spec.tenant, from, 1, ""};
+  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  if (!found)
+    co_return unexpected(std::move(found.error()));
+  if (found->items.empty())
+    co_return unexpected(
+      make_error(errc::not_found, op::read, "no such snapshot").with("snapshot_id", from));
+  diff_live_tree question{snapshot_place(from), record_.spec.tenant, root_, persist_skip(), x.text};
+  question.from.base_path = found->items.front().base_path;
+  co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(), std::move(question));
+}
+
+co<result<fork_plan>> session_impl::fork(fork_session x) {
+  auto turn = co_await lifecycle_.acquire();
+  if (!up_)
+    co_return unexpected(
+      make_error(errc::conflict, op::create, "only a running session can be forked"));
+  auto request = co_await persist_request_for(snapshot_place(x.ids.at(0)));
+  if (!request)
+    co_return unexpected(std::move(request.error()));
+  request->session_id = x.ids.at(0); // each copy owns its snapshot
+  request->copies.assign(x.ids.begin() + 1, x.ids.end());
+  auto written
+    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(*request));
+  if (!written)
+    co_return unexpected(std::move(written.error()));
+  fork_plan plan;
+  plan.spec = record_.spec;
+  auto& state = plan.spec.state;
+  state.snapshot = snapshot_place("");
+  state.manifest.root = manifest{}.root; // a folder of its own
+  state.workspace_root_owned = false;
+  state.workspace_root_ready = false;
+  state.snapshot_fingerprint.reset();
+  state.snapshot_fingerprint_version.reset();
+  plan.spec.id.clear();
+  plan.spec.labels.clear();
+  plan.spec.start = true;
+  plan.spec.resumed = true;
+  plan.warnings = std::move(written->warnings);
+  co_return plan;
+}
+
+} // namespace troupe::actors

@@ -1,0 +1,132 @@
+#include "cli/snapshots.hpp"
+
+#include "messages/json.hpp"
+#include "messages/unique_fd.hpp"
+#include "snapshot/repository.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <tuple>
+
+namespace troupe::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+int fail(const error& x) {
+  std::fprintf(stderr, "troupe: %s %s\n", x.message.c_str(), x.context.c_str());
+  return 1;
+}
+
+void print(const snapshot_info& x) {
+  std::printf("%s  %s  %u layers  %llu files  %llu bytes  %llu stored  %s\n", x.id.c_str(),
+              rfc3339_ms(x.created_at_ms).c_str(), x.layers,
+              static_cast<unsigned long long>(x.files),
+              static_cast<unsigned long long>(x.size_bytes),
+              static_cast<unsigned long long>(x.stored_bytes), x.name.c_str());
+}
+
+/// A tar of anybody's becomes a snapshot by way of a tree.
+result<snapshot_info> import_tar(snapshot::repository& repository, const std::string& path,
+                                 const snapshot_ref& ref) {
+  unique_fd in{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  std::string folder = fs::temp_directory_path() / "troupe-import-XXXXXX";
+  if (!in || !::mkdtemp(folder.data()))
+    return unexpected(make_error(errc::snapshot_restore_error, op::read, "cannot read " + path));
+  auto root = folder + "/tree";
+  archive_limits unlimited{std::nullopt, std::nullopt, std::nullopt};
+  auto taken = snapshot::hydrate(in.get(), root, false, unlimited, {}).and_then([&] {
+    unique_fd fd{::open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    snapshot::persist_request request{ref, "", "default", fd.get(), {}, ""};
+    return repository.persist(request, {}, {});
+  });
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  return taken.map([](snapshot_outcome x) { return std::move(x.info); });
+}
+
+int prune(snapshot::repository& repository, const snapshots_options& options) {
+  auto all = repository.list(options.store);
+  if (!all)
+    return fail(all.error());
+  std::sort(all->begin(), all->end(), [](const auto& a, const auto& b) {
+    return std::tie(a.created_at_ms, a.id) > std::tie(b.created_at_ms, b.id);
+  });
+  auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+               .count();
+  int64_t count = 0;
+  uint64_t bytes = 0;
+  for (const auto& info : *all) {
+    ++count;
+    bytes += info.size_bytes;
+    bool beyond = (options.max_age_s && now - info.created_at_ms > *options.max_age_s * 1000)
+                  || (options.max_count && count > *options.max_count)
+                  || (options.max_bytes && bytes > static_cast<uint64_t>(*options.max_bytes));
+    if (!beyond)
+      continue;
+    std::printf("%s\n", info.id.c_str());
+    if (options.dry_run)
+      continue;
+    if (auto ok = repository.remove({snapshot_kind::local, info.id, options.store, {}}); !ok)
+      return fail(ok.error());
+  }
+  repository.sweep(options.store);
+  return 0;
+}
+
+} // namespace
+
+int snapshots(const snapshots_options& options) {
+  auto repository = snapshot::make_repository(2);
+  snapshot_ref ref{snapshot_kind::local, options.id, fs::absolute(options.store), {}};
+  auto done = [](const result<void>& x) { return x ? 0 : fail(x.error()); };
+  if (options.action == "list") {
+    auto all = repository->list(ref.base_path);
+    if (!all)
+      return fail(all.error());
+    for (const auto& x : *all)
+      print(x);
+    return 0;
+  }
+  if (options.action == "prune")
+    return prune(*repository, options);
+  if (options.action == "verify")
+    return done(repository->verify(ref, {}));
+  if (options.action == "diff") {
+    auto to = ref;
+    to.id = options.other;
+    auto found = repository->diff(ref, to, nullptr, options.text, {});
+    if (!found)
+      return fail(found.error());
+    for (const auto& x : found->items)
+      std::printf("%s %s\n%s", x.change.c_str(), x.path.c_str(), x.patch.c_str());
+    return 0;
+  }
+  if (options.action == "export" && options.format == "oci")
+    return done(repository->export_oci(ref, options.other));
+  if (options.action == "export") {
+    unique_fd out{options.other.empty() || options.other == "-"
+                    ? ::dup(STDOUT_FILENO)
+                    : ::open(options.other.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
+    if (!out)
+      return fail(
+        make_error(errc::snapshot_persist_error, op::write, "cannot write " + options.other));
+    return done(repository->export_tar(ref, out.get(), {}));
+  }
+  auto info = options.action != "import"        ? repository->inspect(ref)
+              : fs::is_directory(options.other) ? repository->import_oci(options.other, ref, {})
+                                                : import_tar(*repository, options.other, ref);
+  if (!info)
+    return fail(info.error());
+  print(*info);
+  return 0;
+}
+
+} // namespace troupe::cli

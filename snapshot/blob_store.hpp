@@ -1,0 +1,185 @@
+#pragma once
+
+#include "messages/error.hpp"
+#include "messages/snapshot.hpp"
+#include "messages/unique_fd.hpp"
+#include "snapshot/byte_source.hpp"
+#include "snapshot/digest.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace troupe::snapshot {
+
+/// Version of the layered format; 1 is the single tar with a trailer.
+inline constexpr int layered_format = 2;
+
+/// A blob by what it holds.
+struct blob_id {
+  std::string digest; ///< SHA-256, lower-case hexadecimal
+  uint64_t size = 0;
+
+  bool operator==(const blob_id&) const = default;
+};
+
+/// One layer of a snapshot.
+struct layer_info {
+  blob_id blob;
+  std::string diff_id;      ///< SHA-256 of the tar inside, hexadecimal
+  uint64_t entries = 0;     ///< of its index
+  uint64_t file_bytes = 0;  ///< of the files in it
+  uint64_t index_bytes = 0; ///< compressed, at its end
+
+  bool operator==(const layer_info&) const = default;
+};
+
+/// All that is known of a layered snapshot: its manifest and its configuration.
+struct layered_snapshot {
+  snapshot_info info; ///< without `id` and `base_path`
+  std::string tree;   ///< digest of the tree, hexadecimal
+  std::vector<layer_info> layers;
+  blob_id manifest;
+  blob_id config;
+};
+
+/// What may be read or written below one `base_path`: an OCI image layout in `.layers`, and a
+/// reference `{id}.tar` for each snapshot.
+///
+/// `shared` is for readers and writers, as many as like; `collecting` is for who removes blobs. The
+/// lock is the kernel's, so that it ends with the process.
+class blob_store {
+public:
+  enum class use : uint8_t { shared, collecting };
+
+  /// Makes what is missing if `make`. Nullopt: there is no store, or (collecting) it is in use.
+  static result<std::optional<blob_store>> open(const std::string& base_path, use how, bool make);
+
+  blob_store(blob_store&&) = default;
+  blob_store& operator=(blob_store&&) = default;
+
+  const std::string& base_path() const {
+    return base_path_;
+  }
+  int blobs_fd() const {
+    return blobs_.get();
+  }
+
+  /// Opens a blob whose size is as expected. `snapshot_restore_error` that names it.
+  result<unique_fd> open_blob(const blob_id& x) const;
+
+  /// All of a small blob, verified.
+  result<std::string> read_blob(const blob_id& x) const;
+
+  /// Puts a small blob there; durable with `sync`.
+  result<blob_id> write_blob(std::string_view bytes) const;
+
+  /// Makes durable what was written through this store, blobs and their names: all at once, since
+  /// the disk then flushes once for many.
+  result<void> sync() const;
+
+  /// Writes configuration and manifest for `x` and sets their ids.
+  result<void> describe(layered_snapshot& x) const;
+
+  /// The snapshot that a manifest describes.
+  result<layered_snapshot> read(const blob_id& manifest) const;
+
+  /// The configuration that a manifest names.
+  result<blob_id> config_of(const blob_id& manifest) const;
+
+  // -- references
+
+  /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
+  static std::string reference_text(const blob_id& manifest);
+  /// What stands in `oci-layout`.
+  static std::string_view layout_text();
+  /// The first manifest of any OCI image index.
+  static result<blob_id> first_manifest(std::string_view index);
+
+  /// What `{id}.tar` refers to; nullopt: it is an archive, not a reference.
+  static result<std::optional<blob_id>> parse_reference(int fd);
+
+  /// Durably makes `{id}.tar` refer to a manifest, and a view of it for tools that read OCI layouts
+  /// (`.layers/views/{id}`).
+  result<void> refer(const std::string& id, const blob_id& manifest) const;
+
+  /// Removes view and statistics; `{id}.tar` is the caller's.
+  void forget(const std::string& id) const;
+
+  /// Path of what is known of the files' state on this disk since `id` was written or restored.
+  std::string stat_path(const std::string& id) const;
+
+  // -- cleaning
+
+  /// Removes blobs that nothing refers to and files that dead processes left. Only `collecting`.
+  /// Gives the bytes that were freed. Fails, and removes nothing, when a reference cannot be
+  /// followed.
+  result<uint64_t> collect() const;
+
+private:
+  blob_store() = default;
+
+  std::string base_path_;
+  unique_fd base_;
+  unique_fd layers_;
+  unique_fd blobs_;
+  unique_fd lock_;
+  mutable std::vector<unique_fd> unsynced_;
+  friend class new_blob;
+};
+
+/// A file that becomes a blob; dropped without `commit` it leaves nothing.
+class new_blob {
+public:
+  static result<new_blob> create(const blob_store& store);
+  new_blob(new_blob&&) = default;
+  new_blob& operator=(new_blob&&) = delete;
+  ~new_blob();
+
+  result<void> write(const char* data, size_t size);
+  /// Gives the file its name. Durable with `blob_store::sync`.
+  result<blob_id> commit();
+  uint64_t size() const {
+    return size_;
+  }
+
+private:
+  new_blob() = default;
+
+  const blob_store* store_ = nullptr;
+  int folder_ = -1;
+  std::string name_;
+  unique_fd fd_; ///< holds the lock
+  sha256 hash_;
+  uint64_t size_ = 0;
+  uint64_t flushed_ = 0;
+};
+
+/// Reads a blob to its end and fails there if it is not what its name says.
+class blob_source final : public byte_source {
+public:
+  blob_source(unique_fd fd, blob_id id)
+    : fd_(std::move(fd)), file_(fd_.get()), id_(std::move(id)) {}
+
+  result<std::string_view> next() override;
+
+private:
+  unique_fd fd_;
+  file_source file_;
+  blob_id id_;
+  sha256 hash_;
+  uint64_t seen_ = 0;
+  bool verified_ = false;
+};
+
+/// `snapshot_restore_error` that names the blob.
+error blob_damaged(const blob_id& x, std::string_view reason);
+
+/// `no_space` or `snapshot_persist_error`; who knows the snapshot adds its id.
+error cannot_store(const std::string& path, int err);
+
+} // namespace troupe::snapshot

@@ -1,0 +1,102 @@
+#pragma once
+
+#include "snapshot/blob_store.hpp"
+#include "snapshot/index_entry.hpp"
+#include "snapshot/zstd_stream.hpp"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace troupe::snapshot {
+
+/// A run of bytes of a sparse file: offset and size.
+using extent = std::pair<uint64_t, uint64_t>;
+
+/// Makes the bytes of a pax tar. Whiteouts are members `.wh.{name}`, as OCI layers have them.
+class tar_encoder {
+public:
+  explicit tar_encoder(byte_sink sink);
+
+  /// Starts a member. Of a file, `size` bytes must follow, or with `map` those of its extents.
+  result<void> begin(const index_entry& x, const std::vector<extent>* map = nullptr);
+
+  /// Where up to `size` bytes of the current file may be put, to be taken by `put`.
+  char* space(size_t& size);
+  result<void> put(size_t size);
+  result<void> data(const char* data, size_t size);
+  result<void> end_file();
+
+  result<void> finish();
+
+  /// All bytes so far.
+  uint64_t size() const {
+    return total_ + fill_;
+  }
+
+private:
+  result<void> header(const index_entry& x, char type, const std::string& name, uint64_t size,
+                      const std::string& records);
+  result<void> flush();
+
+  byte_sink sink_;
+  std::unique_ptr<char[]> buffer_;
+  size_t fill_ = 0;
+  uint64_t total_ = 0;
+};
+
+/// Writes one layer: a zstd frame with a pax tar, then its index in a skippable frame:
+///
+///     0x184D2A58 | size | zstd frame of the index | its SHA-256 | entries, u64 | its size, u64 |
+///     "troupeix"
+///
+/// Entries come in the order of `compare_paths`. The blob is begun with the first of them.
+class layer_writer {
+public:
+  layer_writer(const blob_store& store, zstd_pool& pool) : store_(store), pool_(pool) {}
+
+  /// Anything but a file.
+  result<void> add(const index_entry& x);
+
+  /// A file: `begin_file`, its bytes through `tar()`, `end_file` with its digest known.
+  result<void> begin_file(const index_entry& x, const std::vector<extent>* map);
+  tar_encoder& tar() {
+    return open_->tar;
+  }
+  result<void> end_file(const index_entry& x);
+
+  bool empty() const {
+    return !open_;
+  }
+
+  /// The stored layer; not before something was added.
+  result<layer_info> finish();
+
+private:
+  struct parts {
+    parts(new_blob file, zstd_pool& pool, int folder);
+
+    new_blob blob;
+    sha256 diff_id;
+    zstd_writer packed;
+    tar_encoder tar;
+    std::string index_bytes; ///< compressed, until it is too much for memory
+    unique_fd index_spool;
+    uint64_t index_size = 0;
+    zstd_writer packed_index;
+    index_encoder index;
+  };
+
+  result<void> open();
+
+  const blob_store& store_;
+  zstd_pool& pool_;
+  std::unique_ptr<parts> open_;
+  layer_info info_;
+};
+
+/// The index of a stored layer. Not verified by the blob's digest but by its own, at its end.
+result<std::unique_ptr<index_decoder>> open_index(const blob_store& store, const layer_info& layer);
+
+} // namespace troupe::snapshot

@@ -1,0 +1,574 @@
+#include "snapshot/layered.hpp"
+
+#include "snapshot/capture.hpp"
+#include "snapshot/layer_writer.hpp"
+#include "snapshot/layered_reader.hpp"
+#include "snapshot/local_store.hpp"
+#include "snapshot/staging.hpp"
+#include "snapshot/tree_index.hpp"
+#include "snapshot/tree_writer.hpp"
+#include "snapshot/unpack.hpp"
+#include "workspace/tree.hpp"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+namespace troupe::snapshot {
+
+namespace {
+
+/// How often a tree that changes meanwhile is looked at again.
+constexpr int max_rounds = 5;
+
+/// Contents that were read in vain, from where on it pays to remember how the files are now.
+constexpr uint64_t worth_remembering = 256 * 1024;
+
+/// Less room than this is none.
+constexpr uint64_t least_space = 1024 * 1024;
+
+/// A chain is long from here on; each layer costs every reader something.
+constexpr size_t long_chain = 16;
+
+int64_t now_ms() {
+  using namespace std::chrono;
+  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+}
+
+error named(const snapshot_ref& ref, error x) {
+  if (x.context.find("\"snapshot_id\"") == std::string::npos
+      && (x.code == errc::snapshot_persist_error || x.code == errc::snapshot_restore_error
+          || x.code == errc::no_space))
+    x.with("snapshot_id", ref.id);
+  return x;
+}
+
+/// What the workspace was when it was last known.
+struct known_tree {
+  std::string id;
+  layered_snapshot snapshot;
+};
+
+std::optional<known_tree> find_base(const blob_store& store, const persist_request& request) {
+  for (const auto& id : {request.base, request.ref.id}) {
+    if (id.empty())
+      continue;
+    auto ref = request.ref;
+    ref.id = id;
+    auto found = find_layered(store, ref);
+    if (found && *found)
+      return known_tree{id, std::move(**found)};
+  }
+  return std::nullopt;
+}
+
+result<capture_base> base_of(const blob_store& store, const std::optional<known_tree>& known,
+                             bool upper) {
+  capture_base base;
+  if (!known)
+    return base;
+  auto fold = open_fold(store, known->snapshot.layers);
+  if (!fold)
+    return unexpected(std::move(fold.error()));
+  base.index = std::move(*fold);
+  if (!upper)
+    base.stats = read_stats(store.stat_path(known->id));
+  return base;
+}
+
+/// The upper tree says what changed only if its overlay lies on layers that the base still has.
+std::optional<upper_tree> usable_upper(const persist_request& request,
+                                       const std::optional<known_tree>& known) {
+  if (request.upper_fd < 0)
+    return std::nullopt;
+  const auto& lower = request.lower_layers;
+  size_t have = known ? known->snapshot.layers.size() : 0;
+  if (lower.size() > have)
+    return std::nullopt;
+  for (size_t i = 0; i < lower.size(); ++i)
+    if (known->snapshot.layers[i].blob.digest != lower[i])
+      return std::nullopt;
+  return upper_tree{request.upper_fd, static_cast<uint32_t>(lower.size())};
+}
+
+result<void> check_space(const blob_store& store) {
+  struct statvfs disk;
+  if (::fstatvfs(store.blobs_fd(), &disk) == 0 && disk.f_bavail * disk.f_frsize < least_space)
+    return unexpected(cannot_store(store.base_path(), ENOSPC));
+  return {};
+}
+
+/// What is known of the files on this disk goes from one name to another.
+void share_stats(const blob_store& store, const std::string& from, const std::string& to) {
+  if (from == to)
+    return;
+  ::unlink(store.stat_path(to).c_str());
+  (void) ::link(store.stat_path(from).c_str(), store.stat_path(to).c_str());
+}
+
+result<capture_outcome> capture_once(const blob_store& store, const persist_request& request,
+                                     std::optional<known_tree>& known, zstd_pool& pool, job& work) {
+  auto upper = usable_upper(request, known);
+  auto base = base_of(store, known, upper.has_value());
+  if (base) {
+    layer_writer out{store, pool};
+    auto taken = capture(request.root_fd, upper, request.skip, std::move(*base), &out, work);
+    if (taken || !known || taken.error().code != errc::snapshot_restore_error)
+      return taken;
+  } else if (!known) {
+    return unexpected(std::move(base.error()));
+  }
+  // What the base was cannot be read any more: the whole is written again.
+  known.reset();
+  return capture_once(store, request, known, pool, work);
+}
+
+} // namespace
+
+result<std::optional<layered_snapshot>> find_layered(const blob_store& store,
+                                                     const snapshot_ref& ref) {
+  auto path = local_path(ref, op::snapshot_restore);
+  if (!path)
+    return unexpected(std::move(path.error()));
+  auto fd = open_local(ref, *path);
+  if (!fd)
+    return unexpected(std::move(fd.error()));
+  auto manifest = blob_store::parse_reference(fd->get());
+  if (!manifest)
+    return unexpected(std::move(manifest.error()));
+  if (!*manifest)
+    return std::nullopt;
+  auto found = store.read(**manifest);
+  if (!found)
+    return unexpected(std::move(found.error()));
+  return std::optional{std::move(*found)};
+}
+
+// -- writing --------------------------------------------------------------------------------------
+
+result<snapshot_outcome> persist_layered(const persist_request& request, std::stop_token stop,
+                                         const progress& report, zstd_pool& pool) {
+  const auto& ref = request.ref;
+  auto fail = [&](error x) { return unexpected(named(ref, std::move(x))); };
+  auto path = local_path(ref, op::snapshot_persist);
+  if (!path)
+    return fail(std::move(path.error()));
+  auto opened = blob_store::open(ref.base_path, blob_store::use::shared, true);
+  if (!opened)
+    return fail(std::move(opened.error()));
+  const auto& store = **opened;
+  if (auto ok = check_space(store); !ok)
+    return fail(std::move(ok.error()));
+  auto begun = file_clock();
+  auto known = find_base(store, request);
+  const auto base_id = known ? known->id : std::string{};
+  job work{op::snapshot_persist, stop, report};
+  capture_outcome last;
+  layered_snapshot now;
+  std::vector<std::string> warnings;
+  uint64_t new_bytes = 0;
+  bool changed = false;
+  for (int round = 0;; ++round) {
+    work.files = 0;
+    auto taken = capture_once(store, request, known, pool, work);
+    if (!taken)
+      return fail(std::move(taken.error()));
+    last = std::move(*taken);
+    if (!known)
+      known = known_tree{ref.id, {}};
+    if (last.layer) {
+      known->snapshot.layers.push_back(*last.layer);
+      new_bytes += last.layer->blob.size;
+    }
+    changed = changed || last.changed;
+    if (round == 0)
+      warnings = last.warnings;
+    if (!request.settle || (round > 0 && !last.changed))
+      break;
+    if (round + 1 == max_rounds) {
+      warnings.push_back("the workspace changed while it was looked at; what was written later may "
+                         "be there without what was written earlier");
+      break;
+    }
+  }
+  if (auto ok = work.step(); !ok)
+    return fail(std::move(ok.error()));
+  auto& layers = known->snapshot.layers;
+  auto fingerprint = fingerprint_of(last.tree, request.manifest_digest);
+  if (changed || base_id != ref.id) {
+    now.layers = layers;
+    now.tree = to_hex(last.tree);
+    now.info.session_id = request.session_id;
+    now.info.tenant = request.tenant;
+    now.info.created_at_ms = now_ms();
+    now.info.files = last.files;
+    now.info.size_bytes = last.bytes;
+    now.info.name = request.name;
+    now.info.parent = base_id == ref.id ? "" : base_id;
+    auto ok = store.describe(now).and_then([&] { return store.sync(); }).and_then([&] {
+      return store.refer(ref.id, now.manifest);
+    });
+    if (!ok)
+      return fail(std::move(ok.error()));
+    new_bytes += now.config.size + now.manifest.size;
+    now.info.layers = static_cast<uint32_t>(layers.size());
+    now.info.stored_bytes = now.config.size + now.manifest.size;
+    for (const auto& layer : layers)
+      now.info.stored_bytes += layer.blob.size;
+    if (!base_id.empty())
+      share_stats(store, base_id, ref.id);
+  } else {
+    now.info = known->snapshot.info;
+  }
+  if (last.hashed_again >= worth_remembering && request.upper_fd < 0)
+    write_stats(request.root_fd, store.stat_path(ref.id), begun, pool);
+  work.done();
+  now.info.id = ref.id;
+  now.info.base_path = ref.base_path;
+  return snapshot_outcome{std::move(now.info), std::move(fingerprint), fingerprint_version,
+                          std::move(warnings), new_bytes};
+}
+
+result<std::string> fingerprint_layered(const persist_request& request, std::stop_token stop) {
+  progress silent;
+  job work{op::persist_workspace, std::move(stop), silent};
+  capture_base base;
+  auto opened = blob_store::open(request.ref.base_path, blob_store::use::shared, false);
+  if (opened && *opened) {
+    auto known = find_base(**opened, request);
+    if (auto found = base_of(**opened, known, false))
+      base = std::move(*found);
+  }
+  auto taken = capture(request.root_fd, std::nullopt, request.skip, std::move(base), nullptr, work);
+  if (!taken)
+    return unexpected(std::move(taken.error()));
+  return fingerprint_of(taken->tree, request.manifest_digest);
+}
+
+// -- reading --------------------------------------------------------------------------------------
+
+namespace {
+
+/// Puts one path of a snapshot on the disk.
+tree_writer::outcome put_entry(const index_entry& x, tree_writer& out) {
+  switch (x.type) {
+    case entry_type::whiteout: return out.add_whiteout(x.path);
+    case entry_type::directory: {
+      auto fault = out.add_directory(x.path, x.path, x.mode, x.mtime);
+      return fault ? fault : out.set_xattrs(decode_xattrs(x.xattrs));
+    }
+    case entry_type::symlink: return out.add_symlink(x.path, x.path, x.target, x.mtime);
+    case entry_type::hard_link: return out.add_hard_link(x.path, x.path, x.target);
+    default: return out.begin_file(x.path, x.path);
+  }
+}
+
+void digest_entry(const index_entry& x, tree_index& tree) {
+  switch (x.type) {
+    case entry_type::directory:
+      if (!x.path.empty())
+        tree.add_directory(x.path, x.mode);
+      break;
+    case entry_type::symlink: tree.add_symlink(x.path, x.target); break;
+    case entry_type::hard_link: tree.add_hard_link(x.path, x.target); break;
+    case entry_type::file: tree.add_file(x.path, x.mode, x.size, x.content); break;
+    default: break;
+  }
+}
+
+/// Gives every path and every piece of a snapshot to `entry` and `piece`.
+result<void> read_all(
+  const blob_store& store, const layered_snapshot& snapshot, job& work,
+  const std::function<result<void>(const index_entry&, const std::vector<extent>* map)>& entry,
+  const std::function<result<void>(const index_entry&, const file_piece&)>& piece) {
+  auto reader = layered_reader::open(store, snapshot);
+  if (!reader)
+    return unexpected(std::move(reader.error()));
+  tree_index tree;
+  index_entry x;
+  for (;;) {
+    if (auto ok = work.step(); !ok)
+      return ok;
+    auto more = reader->next(x);
+    if (!more)
+      return unexpected(std::move(more.error()));
+    if (!*more)
+      break;
+    digest_entry(x, tree);
+    if (auto ok = entry(x, reader->map()); !ok)
+      return ok;
+    if (x.type != entry_type::file)
+      continue;
+    for (;;) {
+      if (auto ok = work.step(); !ok)
+        return ok;
+      auto data = reader->data();
+      if (!data)
+        return unexpected(std::move(data.error()));
+      if (!data->data.empty() && data->offset + data->data.size() > x.size)
+        return unexpected(damaged("more data than the member's size"));
+      if (auto ok = piece(x, *data); !ok)
+        return ok;
+      if (data->data.empty())
+        break;
+      work.bytes += data->data.size();
+    }
+    ++work.files;
+  }
+  if (to_hex(tree.finish()) != snapshot.tree)
+    return unexpected(damaged("digest of the tree does not match"));
+  return {};
+}
+
+} // namespace
+
+result<void> restore_layered(const blob_store& store, const layered_snapshot& snapshot,
+                             const restore_request& request, std::stop_token stop,
+                             const progress& report, zstd_pool& pool) {
+  auto place = staging::make(request.root);
+  if (!place)
+    return unexpected(std::move(place.error()));
+  struct statvfs disk;
+  if (::fstatvfs(place->fd(), &disk) == 0
+      && snapshot.info.size_bytes / disk.f_frsize > disk.f_bavail)
+    return unexpected(cannot_write(request.root, ENOSPC));
+  job work{op::snapshot_restore, std::move(stop), report};
+  tree_writer out{place->fd()};
+  auto check = [&](const index_entry& x, const tree_writer::outcome& fault) -> result<void> {
+    if (!fault)
+      return {};
+    if (fault->error != 0)
+      return unexpected(cannot_write(request.root, fault->error).with("member", x.path));
+    return unexpected(damaged(fault->reason).with("member", x.path));
+  };
+  auto entry = [&](const index_entry& x, const auto*) { return check(x, put_entry(x, out)); };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    if (!data.data.empty())
+      return check(x, out.write_file(data.data, data.offset));
+    auto fault = x.xattrs.empty() ? std::nullopt : out.set_xattrs(decode_xattrs(x.xattrs));
+    return check(x, fault ? fault : out.end_file(x.size, x.mode, x.mtime));
+  };
+  auto ok = read_all(store, snapshot, work, entry, piece);
+  if (ok)
+    ok = check({}, out.finish());
+  if (ok)
+    ok = work.step();
+  if (!ok)
+    return ok;
+  write_stats(place->fd(), store.stat_path(request.ref.id), file_clock(), pool);
+  if (auto replaced = place->replace(out.root_named()); !replaced)
+    return replaced;
+  work.bytes = snapshot.info.size_bytes;
+  work.done();
+  return {};
+}
+
+namespace {
+
+/// Copies what `x` is another name of from the newest layer that has it.
+tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::string>& older,
+                                 tree_writer& out) {
+  for (auto i = older.size(); i-- > 0;) {
+    unique_fd folder{::open(older[i].c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    unique_fd from{workspace::open_beneath(
+      folder.get(), x.target, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, RESOLVE_NO_SYMLINKS)};
+    struct stat st;
+    if (!from || ::fstat(from.get(), &st) != 0 || !S_ISREG(st.st_mode))
+      continue;
+    if (auto fault = out.begin_file(x.path, x.path))
+      return fault;
+    file_source source{from.get()};
+    for (uint64_t at = 0;;) {
+      auto chunk = source.next();
+      if (!chunk)
+        return write_fault{EIO, {}, {}};
+      if (chunk->empty())
+        return out.end_file(at, st.st_mode & 07777, st.st_mtim);
+      if (auto fault = out.write_file(*chunk, at))
+        return fault;
+      at += chunk->size();
+    }
+  }
+  return write_fault{ENOENT, {}, {}};
+}
+
+} // namespace
+
+result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
+                          const std::vector<std::string>& older, std::stop_token stop) {
+  progress silent;
+  job work{op::snapshot_restore, std::move(stop), silent};
+  tree_writer out{folder_fd};
+  auto check = [&](const index_entry& x, const tree_writer::outcome& fault) -> result<void> {
+    if (!fault)
+      return {};
+    auto failed = fault->error != 0 ? cannot_write("layer", fault->error) : damaged(fault->reason);
+    return unexpected(failed.with("member", x.path).with("blob", "sha256:" + layer.blob.digest));
+  };
+  layered_snapshot alone;
+  alone.layers = {layer};
+  auto reader = layered_reader::open(store, alone, true);
+  if (!reader)
+    return unexpected(std::move(reader.error()));
+  index_entry x;
+  for (;;) {
+    auto more = work.step().and_then([&] { return reader->next(x); });
+    if (!more)
+      return unexpected(std::move(more.error()));
+    if (!*more)
+      return check({}, out.finish());
+    auto fault = put_entry(x, out);
+    if (fault && x.type == entry_type::hard_link && !older.empty())
+      fault = copy_linked(x, older, out);
+    if (auto ok = check(x, fault); !ok)
+      return ok;
+    while (x.type == entry_type::file) {
+      auto data = work.step().and_then([&] { return reader->data(); });
+      if (!data)
+        return unexpected(std::move(data.error()));
+      if (!data->data.empty()) {
+        if (auto ok = check(x, out.write_file(data->data, data->offset)); !ok)
+          return ok;
+        continue;
+      }
+      fault = out.set_xattrs(decode_xattrs(x.xattrs));
+      if (auto ok = check(x, fault ? fault : out.end_file(x.size, x.mode, x.mtime)); !ok)
+        return ok;
+      break;
+    }
+  }
+}
+
+result<void> verify_layered(const blob_store& store, const layered_snapshot& snapshot,
+                            std::stop_token stop) {
+  progress silent;
+  job work{op::snapshot_restore, std::move(stop), silent};
+  sha256 hash;
+  uint64_t end = 0;
+  auto zeros = [&](uint64_t n) {
+    static constexpr char none[4096] = {};
+    for (; n > 0; n -= std::min<uint64_t>(n, sizeof none))
+      hash.update(none, std::min<uint64_t>(n, sizeof none));
+  };
+  return read_all(
+    store, snapshot, work,
+    [&](const index_entry&, const auto*) -> result<void> {
+      end = 0;
+      return {};
+    },
+    [&](const index_entry& x, const file_piece& data) -> result<void> {
+      if (data.data.empty()) {
+        zeros(x.size - end);
+        if (hash.finish() == x.content)
+          return {};
+        return unexpected(damaged("a file does not have its digest").with("member", x.path));
+      }
+      zeros(data.offset - end);
+      hash.update(data.data);
+      end = data.offset + data.data.size();
+      return {};
+    });
+}
+
+result<void> export_tar_layered(const blob_store& store, const layered_snapshot& snapshot,
+                                int out_fd, std::stop_token stop) {
+  progress silent;
+  job work{op::persist_workspace, std::move(stop), silent};
+  tar_encoder out{[&](const char* data, size_t size) -> result<void> {
+    if (int err = workspace::write_all(out_fd, data, size); err < 0)
+      return unexpected(cannot_store("tar", -err));
+    return {};
+  }};
+  uint64_t end = 0;
+  auto fill_to = [&](uint64_t offset) -> result<void> {
+    static constexpr char none[64 * 1024] = {};
+    while (end < offset) {
+      auto n = std::min<uint64_t>(offset - end, sizeof none);
+      if (auto ok = out.data(none, n); !ok)
+        return ok;
+      end += n;
+    }
+    return {};
+  };
+  auto entry = [&](const index_entry& x, const auto*) {
+    end = 0;
+    return out.begin(x);
+  };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    if (data.data.empty())
+      return fill_to(x.size).and_then([&] { return out.end_file(); });
+    return fill_to(data.offset).and_then([&] {
+      end += data.data.size();
+      return out.data(data.data.data(), data.data.size());
+    });
+  };
+  return read_all(store, snapshot, work, entry, piece).and_then([&] { return out.finish(); });
+}
+
+// -- flattening -----------------------------------------------------------------------------------
+
+result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool) {
+  auto opened = blob_store::open(ref.base_path, blob_store::use::shared, false);
+  if (!opened || !*opened)
+    return opened ? result<bool>{false} : unexpected(std::move(opened.error()));
+  const auto& store = **opened;
+  auto found = find_layered(store, ref);
+  if (!found || !*found)
+    return found ? result<bool>{false} : unexpected(std::move(found.error()));
+  auto& old = **found;
+  uint64_t written = 0;
+  for (const auto& layer : old.layers)
+    written += layer.file_bytes;
+  bool mostly_dead = written > 2 * old.info.size_bytes + 1024 * 1024;
+  if (old.layers.size() < 2 || (old.layers.size() < long_chain && !mostly_dead))
+    return false;
+  if (auto ok = check_space(store); !ok)
+    return unexpected(std::move(ok.error()));
+  progress silent;
+  job work{op::snapshot_persist, std::move(stop), silent};
+  layer_writer out{store, pool};
+  const std::vector<extent>* map = nullptr;
+  uint64_t end = 0; ///< of what was written of the current file
+  auto fill_to = [&](uint64_t offset) -> result<void> {
+    static constexpr char none[64 * 1024] = {};
+    while (!map && end < offset) {
+      auto n = std::min<uint64_t>(offset - end, sizeof none);
+      if (auto ok = out.tar().data(none, n); !ok)
+        return ok;
+      end += n;
+    }
+    return {};
+  };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    auto ok = fill_to(data.data.empty() ? x.size : data.offset);
+    if (!ok || data.data.empty())
+      return ok.and_then([&] { return out.end_file(x); });
+    end += data.data.size();
+    return out.tar().data(data.data.data(), data.data.size());
+  };
+  auto entry = [&](const index_entry& x, const std::vector<extent>* runs) {
+    map = runs;
+    end = 0;
+    return x.type == entry_type::file ? out.begin_file(x, map) : out.add(x);
+  };
+  if (auto ok = read_all(store, old, work, entry, piece); !ok)
+    return unexpected(std::move(ok.error()));
+  auto layer = out.finish();
+  if (!layer)
+    return unexpected(std::move(layer.error()));
+  old.layers.assign(1, *layer);
+  auto ok = store.describe(old).and_then([&] { return store.sync(); }).and_then([&] {
+    return store.refer(ref.id, old.manifest);
+  });
+  if (!ok)
+    return unexpected(std::move(ok.error()));
+  return true;
+}
+
+} // namespace troupe::snapshot

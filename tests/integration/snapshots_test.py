@@ -1,0 +1,103 @@
+"""Restore points, differences, forks and retention as a client sees them."""
+
+import unittest
+
+from troupe_server import ServerTest
+
+
+class Snapshots(ServerTest):
+    def checkpoint(self, session, name):
+        status, point = self.call("POST", session, "/checkpoint", {"name": name})
+        self.assertEqual(status, 201, point)
+        self.assertEqual(point["name"], name)
+        return point
+
+    def changes(self, session, query=""):
+        status, found = self.call("GET", session, "/diff" + query)
+        self.assertEqual(status, 200, found)
+        return [(x["change"], x["path"]) for x in found["items"]], found
+
+    def test_a_session_goes_back_to_a_restore_point(self):
+        session = self.create(snapshot={"type": "local"})
+        self.exec(session, "echo one > a; mkdir d; echo x > d/x")
+        first = self.checkpoint(session, "first")
+        self.exec(session, "echo two > a; rm -r d; echo new > b")
+        found, answer = self.changes(session, "?text=true")
+        self.assertEqual(found, [("M", "a"), ("A", "b"), ("D", "d"), ("D", "d/x")])
+        self.assertEqual(answer["items"][0]["patch"], "@@ -1 +1 @@\n-one\n+two\n")
+        second = self.checkpoint(session, "second")
+        self.assertEqual(second["parent"], first["id"])
+        self.assertEqual(self.changes(session)[0], [])
+        between = self.changes(session, f"?from={first['id']}&to={second['id']}")[0]
+        self.assertEqual(between, found)
+        status, back = self.call("POST", session, "/rewind", {"snapshot_id": first["id"]})
+        self.assertEqual((status, back["status"]), (200, "running"))
+        self.assertEqual(self.exec(session, "cat a d/x; ls")["stdout"], "one\nx\na\nd\n")
+        status, _ = self.call("POST", session, "/rewind", {"snapshot_id": second["id"]})
+        self.assertEqual(status, 200)
+        self.assertEqual(self.exec(session, "cat a b; ls")["stdout"], "two\nnew\na\nb\n")
+        self.assertEqual(self.call("POST", session, "/stop")[1]["status"], "stopped")
+        self.server.json("DELETE", "/v1/sessions/" + session["id"])
+        for point in (first, second):
+            self.assertEqual(self.server.json("GET", "/v1/snapshots/" + point["id"])[0], 404)
+
+    def test_forks_are_running_copies_that_part_ways(self):
+        session = self.create(snapshot={"type": "local"})
+        self.exec(session, "echo shared > a; ln -s a l; sleep 300 >/dev/null 2>&1 &")
+        status, forks = self.call("POST", session, "/fork", {"count": 3, "labels": {"x": "y"}})
+        self.assertEqual(status, 201, forks)
+        self.assertEqual(len(forks["items"]), 3)
+        self.assertIn("processes do not come along", forks["warnings"])
+        for i, fork in enumerate(forks["items"]):
+            self.assertEqual((fork["status"], fork["labels"]), ("running", {"x": "y"}))
+            self.assertEqual(self.exec(fork, f"cat l; echo {i} > a")["stdout"], "shared\n")
+        for i, fork in enumerate(forks["items"]):
+            self.assertEqual(self.exec(fork, "cat a")["stdout"], f"{i}\n")
+            self.assertEqual(self.call("POST", fork, "/stop")[1]["status"], "stopped")
+            self.assertEqual(self.server.json("DELETE", "/v1/sessions/" + fork["id"])[0], 204)
+        self.assertEqual(self.exec(session, "cat a")["stdout"], "shared\n")
+
+    def test_a_session_without_snapshots_has_restore_points_and_forks(self):
+        session = self.create()
+        self.exec(session, "echo 1 > a")
+        point = self.checkpoint(session, "p")
+        self.exec(session, "echo 2 > a")
+        self.call("POST", session, "/rewind", {"snapshot_id": point["id"]})
+        self.assertEqual(self.exec(session, "cat a")["stdout"], "1\n")
+        status, forks = self.call("POST", session, "/fork")
+        self.assertEqual(status, 201, forks)
+        self.assertEqual(self.exec(forks["items"][0], "cat a")["stdout"], "1\n")
+
+    def test_what_is_not_there_is_said(self):
+        session = self.create()
+        unknown = "00000000-0000-4000-8000-000000000000"
+        self.assertError(
+            self.call("POST", session, "/rewind", {"snapshot_id": unknown}), 404, "not_found"
+        )
+        self.assertError(self.call("GET", session, "/diff"), 409, "snapshot_not_restorable")
+        self.assertError(self.call("POST", session, "/fork", {"count": 0}), 400, "invalid_request")
+        self.assertError(self.call("POST", session, "/rewind", {}), 400, "invalid_request")
+
+    def test_snapshots_are_verified_compared_and_pruned(self):
+        session = self.create(snapshot={"type": "local"})
+        points = []
+        for i in range(3):
+            self.exec(session, f"echo {i} > f{i}")
+            points.append(self.checkpoint(session, f"p{i}")["id"])
+        path = "/v1/snapshots/" + points[0]
+        self.assertEqual(self.server.json("POST", path + "/verify")[1]["sound"], True)
+        _, found = self.server.json("GET", f"{path}/diff?to={points[2]}")
+        self.assertEqual([x["path"] for x in found["items"]], ["f1", "f2"])
+        bounds = {"max_count": 1, "dry_run": True}
+        _, live = self.server.json("POST", "/v1/snapshots/prune", bounds)
+        self.assertFalse(set(points) & set(live["removed"]))  # of a live session
+        self.server.json("DELETE", f"/v1/sessions/{session['id']}?keep_snapshot=true")
+        _, would = self.server.json("POST", "/v1/snapshots/prune", bounds)
+        self.assertIn(points[0], would["removed"])
+        _, pruned = self.server.json("POST", "/v1/snapshots/prune", {"max_count": 0})
+        self.assertTrue(set(points) <= set(pruned["removed"]))
+        self.assertEqual(self.server.json("GET", path)[0], 404)
+
+
+if __name__ == "__main__":
+    unittest.main()

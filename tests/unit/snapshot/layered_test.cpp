@@ -1,0 +1,401 @@
+#include "snapshot/layered.hpp"
+
+#include "snapshot/layer_cache.hpp"
+
+#include "hostile_tree.hpp"
+#include "support.hpp"
+
+#include <boost/test/data/test_case.hpp>
+#include <boost/test/unit_test.hpp>
+
+#include <sched.h>
+#include <sys/mount.h>
+
+#include <atomic>
+#include <thread>
+
+using namespace troupe;
+using namespace troupe::snapshot;
+using namespace troupe::snapshot::test;
+namespace data = boost::unit_test::data;
+
+namespace {
+
+struct fixture {
+  temp_dir dir;
+  std::string root = dir / "root/ws";
+  std::string store = dir / "store";
+  snapshot_ref ref = local_ref(store);
+  std::unique_ptr<repository> repo = make_repository(2);
+
+  fixture() {
+    fs::create_directories(root);
+  }
+
+  snapshot_outcome save(const std::string& id = "snap", const std::string& base = "",
+                        bool settle = false) {
+    auto fd = open_dir(root);
+    persist_request request{local_ref(store, id), "session", "tenant", fd.get(), {}, "manifest"};
+    request.base = base;
+    request.settle = settle;
+    auto saved = repo->persist(request, {}, {});
+    BOOST_REQUIRE_MESSAGE(saved, (saved ? "" : saved.error().message + saved.error().context));
+    return std::move(*saved);
+  }
+
+  void require_restored(const std::string& where, const std::string& id = "snap") {
+    auto ok = repo->restore({local_ref(store, id), where}, {}, {});
+    BOOST_REQUIRE_MESSAGE(ok, (ok ? "" : ok.error().message + ok.error().context));
+  }
+
+  std::set<std::string> blobs() const {
+    return names(store + "/.layers/blobs/sha256");
+  }
+
+  /// Whether what was saved is what comes back.
+  void check(const std::string& id = "snap") {
+    auto there = dir / "root/check";
+    require_restored(there, id);
+    auto expected = describe_all(root);
+    auto found = describe_all(there);
+    for (const auto& [path, line] : expected)
+      BOOST_TEST(found[path] == line, path);
+    for (const auto& [path, line] : found)
+      BOOST_TEST(expected.contains(path), path);
+    auto verified = repo->verify(local_ref(store, id), {});
+    BOOST_TEST(verified.has_value(), (verified ? "" : verified.error().context));
+    fs::remove_all(there);
+  }
+};
+
+/// Times that differ from now, so that nothing is too young to be believed.
+void settle(const std::string& root) {
+  auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds{20};
+  while (std::chrono::steady_clock::now() < limit)
+    std::this_thread::yield();
+  (void) root;
+}
+
+} // namespace
+
+BOOST_FIXTURE_TEST_SUITE(layered, fixture)
+
+BOOST_DATA_TEST_CASE(a_hostile_tree_that_changes_comes_back_after_every_save, data::xrange(24u),
+                     seed) {
+  hostile_tree tree{root, seed};
+  for (int round = 0; round < 6; ++round) {
+    auto saved = save();
+    BOOST_TEST(saved.fingerprint == fingerprint_at(root));
+    check();
+    tree.change(round == 3 ? 60 : 6);
+  }
+  save();
+  check();
+  settle(root);
+  // In place of the workspace itself, and on from there.
+  require_restored(root);
+  tree.change(5);
+  save();
+  check();
+}
+
+BOOST_AUTO_TEST_CASE(an_unchanged_tree_writes_nothing) {
+  write_text(root + "/a", "1");
+  write_text(root + "/b/c", "2");
+  settle(root);
+  auto first = save();
+  auto stored = read_text(store + "/snap.tar");
+  auto before = blobs();
+  auto again = save();
+  BOOST_TEST(again.new_bytes == 0u);
+  BOOST_TEST(again.fingerprint == first.fingerprint);
+  BOOST_TEST(again.info.created_at_ms == first.info.created_at_ms);
+  BOOST_TEST((blobs() == before));
+  BOOST_TEST(read_text(store + "/snap.tar") == stored);
+  // Nor does one that was just restored.
+  require_restored(root);
+  BOOST_TEST(save().new_bytes == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(a_change_stores_the_change_alone) {
+  std::string noise(200'000, '\0');
+  for (uint32_t x = 1; auto& c : noise)
+    c = static_cast<char>((x = x * 1664525 + 1013904223) >> 24);
+  for (int i = 0; i < 200; ++i)
+    write_text(root + "/d/f" + std::to_string(i), noise.substr(static_cast<size_t>(i) * 100, 1000));
+  write_text(root + "/large", noise);
+  settle(root);
+  save();
+  write_text(root + "/d/f7", noise.substr(5000, 4096));
+  auto saved = save();
+  BOOST_TEST(saved.new_bytes < 4096u + 4096u);
+  BOOST_TEST(saved.info.layers == 2u);
+  fs::remove(root + "/large");
+  saved = save();
+  BOOST_TEST(saved.new_bytes < 4096u);
+  check();
+}
+
+BOOST_AUTO_TEST_CASE(what_changed_in_the_tick_of_the_last_look_is_seen) {
+  for (int i = 0; i < 40; ++i) {
+    write_text(root + "/a", i % 2 == 0 ? "one" : "two");
+    struct stat st;
+    BOOST_REQUIRE(::stat((root + "/a").c_str(), &st) == 0);
+    set_mtime(root + "/a", 1000, 0); // size and time never differ
+    auto saved = save();
+    BOOST_TEST(saved.fingerprint == fingerprint_at(root));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_long_chain_is_flattened_and_stays_what_it_was) {
+  hostile_tree tree{root, 99};
+  for (int i = 0; i < 18; ++i) {
+    tree.change(4);
+    write_text(root + "/counter", std::to_string(i));
+    save();
+  }
+  auto before = repo->inspect(ref);
+  BOOST_REQUIRE(before);
+  BOOST_TEST(before->layers == 18u);
+  BOOST_TEST(*repo->flatten(ref, {}));
+  auto after = repo->inspect(ref);
+  BOOST_REQUIRE(after);
+  BOOST_TEST(after->layers == 1u);
+  check();
+  BOOST_TEST(!*repo->flatten(ref, {}));
+  repo->sweep(store);
+  BOOST_TEST(blobs().size() == 3u);
+  check();
+  BOOST_TEST(save().info.layers <= 2u);
+}
+
+BOOST_AUTO_TEST_CASE(snapshots_share_layers_and_live_without_each_other) {
+  write_text(root + "/a", std::string(100'000, 'a'));
+  settle(root);
+  save("first");
+  write_text(root + "/b", "b");
+  auto second = save("second", "first");
+  BOOST_TEST(second.info.parent == "first");
+  BOOST_TEST(second.info.layers == 2u);
+  BOOST_TEST(second.new_bytes < 8000u);
+  BOOST_TEST(repo->remove(local_ref(store, "first")).has_value());
+  check("second");
+  require_restored(root, "second");
+  BOOST_TEST(repo->remove(local_ref(store, "second")).has_value());
+  BOOST_TEST(blobs().empty());
+}
+
+BOOST_AUTO_TEST_CASE(a_link_is_the_same_snapshot_under_another_name) {
+  write_text(root + "/a", "1");
+  auto saved = save("first");
+  auto linked = repo->link(local_ref(store, "first"), local_ref(store, "copy"));
+  BOOST_REQUIRE(linked);
+  BOOST_TEST(linked->id == "copy");
+  BOOST_TEST(repo->remove(local_ref(store, "first")).has_value());
+  check("copy");
+}
+
+BOOST_AUTO_TEST_CASE(a_tree_that_others_write_to_is_looked_at_until_it_is_still) {
+  for (int i = 0; i < 300; ++i)
+    write_text(root + "/f" + std::to_string(i), std::string(3000, 'x'));
+  std::atomic<bool> done{false};
+  std::thread writer{[&] {
+    for (int i = 0; i < 200 && !done; ++i)
+      write_text(root + "/z" + std::to_string(i % 20), std::to_string(i));
+  }};
+  auto saved = save("snap", "", true);
+  done = true;
+  writer.join();
+  require_restored(dir / "root/out");
+  if (saved.warnings.empty())
+    BOOST_TEST(fingerprint_at(dir / "root/out") == saved.fingerprint);
+}
+
+BOOST_AUTO_TEST_CASE(a_snapshot_travels_as_an_oci_layout_and_as_a_tar) {
+  hostile_tree tree{root, 5};
+  save();
+  tree.change(10);
+  auto saved = save();
+  BOOST_REQUIRE(repo->export_oci(ref, dir / "layout").has_value());
+  auto elsewhere = local_ref(dir / "elsewhere", "came");
+  auto imported = repo->import_oci(dir / "layout", elsewhere, {});
+  BOOST_REQUIRE_MESSAGE(imported, (imported ? "" : imported.error().context));
+  BOOST_REQUIRE(repo->restore({elsewhere, dir / "out"}, {}, {}).has_value());
+  BOOST_TEST((describe_all(dir / "out") == describe_all(root)));
+  BOOST_TEST(fingerprint_at(dir / "out") == saved.fingerprint);
+  auto blob = *names(dir / "layout/blobs/sha256").begin();
+  auto path = dir / ("layout/blobs/sha256/" + blob);
+  write_text(path, read_text(path) + "x");
+  auto refused = repo->import_oci(dir / "layout", local_ref(dir / "third", "came"), {});
+  BOOST_REQUIRE(!refused);
+  BOOST_TEST(refused.error().context.find(blob) != std::string::npos);
+  BOOST_TEST(!fs::exists(dir / "third/came.tar"));
+  unique_fd tar{::open((dir / "plain").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+  BOOST_REQUIRE(repo->export_tar(ref, tar.get(), {}).has_value());
+  fs::create_directories(store + "2");
+  fs::copy_file(dir / "plain", store + "2/t.tar");
+  BOOST_REQUIRE(repo->restore({local_ref(store + "2", "t"), dir / "out2"}, {}, {}).has_value());
+  BOOST_TEST(fingerprint_at(dir / "out2") == saved.fingerprint);
+}
+
+BOOST_AUTO_TEST_CASE(an_archive_of_before_is_replaced_by_layers) {
+  write_text(store + "/snap.tar", tar_directory("./") + tar_file("./a.txt", "hello") + tar_end());
+  require_restored(root);
+  write_text(root + "/b", "new");
+  auto saved = save();
+  BOOST_TEST(saved.info.layers == 1u);
+  check();
+}
+
+BOOST_AUTO_TEST_CASE(differences_name_each_path_and_show_small_texts) {
+  write_text(root + "/same", "same");
+  write_text(root + "/text", "one\ntwo\nthree\n");
+  write_text(root + "/gone/deep", "x");
+  write_text(root + "/binary", std::string("\0\1", 2));
+  save("first");
+  write_text(root + "/text", "one\n2\nthree\n");
+  write_text(root + "/binary", std::string("\0\2", 2));
+  write_text(root + "/new", "fresh");
+  fs::remove_all(root + "/gone");
+  save("second", "first");
+  auto fd = open_dir(root);
+  persist_request live{local_ref(store, "x"), "session", "tenant", fd.get(), {}, "manifest"};
+  auto a = local_ref(store, "first");
+  auto b = local_ref(store, "second");
+  for (const auto* to :
+       {static_cast<const persist_request*>(nullptr), static_cast<const persist_request*>(&live)}) {
+    auto found = repo->diff(a, b, to, true, {});
+    BOOST_REQUIRE_MESSAGE(found, (found ? "" : found.error().context));
+    std::string all;
+    for (const auto& x : found->items)
+      all += x.change + ' ' + x.path + '\n' + x.patch;
+    BOOST_TEST(all
+               == "M binary\nD gone\nD gone/deep\n@@ -1 +0,0 @@\n-x\n\\ No newline at end of file\n"
+                  "A new\n@@ -0,0 +1 @@\n+fresh\n\\ No newline at end of file\n"
+                  "M text\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n");
+  }
+  BOOST_TEST(repo->diff(b, b, nullptr, false, {})->items.empty());
+}
+
+// -- overlays -------------------------------------------------------------------------------------
+
+BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, data::xrange(12u), seed) {
+  std::thread apart{[&, seed] {
+    auto lower = dir / "lower";
+    auto upper = dir / "upper";
+    for (const auto& path : {lower, upper, dir / "work"})
+      fs::create_directories(path);
+    hostile_tree below{lower, seed};
+    fs::remove_all(root);
+    fs::create_directory_symlink(lower, root);
+    auto first = save();
+    fs::remove(root);
+    fs::create_directories(root);
+    auto options = "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + (dir / "work");
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || ::mount("overlay", root.c_str(), "overlay", 0, options.c_str()) != 0) {
+      BOOST_TEST_MESSAGE("cannot mount here");
+      return;
+    }
+    auto digests = repo->layers(ref);
+    BOOST_REQUIRE(digests);
+    hostile_tree tree{root, seed + 1000};
+    for (int round = 0; round < 5; ++round) {
+      auto fd = open_dir(root);
+      auto upper_fd = open_dir(upper);
+      persist_request request{ref, "session", "tenant", fd.get(), {}, "manifest"};
+      request.upper_fd = upper_fd.get();
+      request.lower_layers = *digests;
+      auto saved = repo->persist(request, {}, {});
+      BOOST_REQUIRE_MESSAGE(saved, (saved ? "" : saved.error().context));
+      BOOST_TEST(saved->fingerprint == fingerprint_at(root));
+      auto there = dir / "root/check";
+      require_restored(there);
+      BOOST_TEST(fingerprint_at(there) == saved->fingerprint);
+      fs::remove_all(there);
+      settle(root);
+      auto again = repo->persist(request, {}, {});
+      BOOST_REQUIRE(again);
+      tree.change(8);
+    }
+    ::umount2(root.c_str(), MNT_DETACH);
+  }};
+  apart.join();
+}
+
+BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, data::xrange(10u), seed) {
+  std::thread apart{[&, seed] {
+    auto cached = make_repository(2, {dir / "cache", 1 << 30});
+    hostile_tree tree{root, seed};
+    for (int round = 0; round < 4; ++round) {
+      save();
+      tree.change(8);
+    }
+    auto saved = save();
+    auto lease = cached->lease(ref, {});
+    if (!lease && lease.error().context.find("not permitted") != std::string::npos)
+      return; // no device nodes here
+    BOOST_REQUIRE_MESSAGE(lease, (lease ? "" : lease.error().message + lease.error().context));
+    auto merged = dir / "merged";
+    fs::create_directories(merged);
+    std::string options = "lowerdir=";
+    for (auto i = (*lease)->folders.size(); i-- > 0;)
+      options += (*lease)->folders[i] + (i == 0 ? "" : ":");
+    if ((*lease)->folders.size() == 1)
+      options += ":" + (dir / "cache"); // at least two without an upper one
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || ::mount("overlay", merged.c_str(), "overlay", 0, options.c_str()) != 0) {
+      BOOST_TEST_MESSAGE("cannot mount here");
+      return;
+    }
+    auto expected = describe_all(root);
+    auto found = describe_all(merged);
+    // An overlay knows no links between its layers.
+    auto alone = [](const std::string& line) { return line.substr(0, line.find(" = ")); };
+    for (const auto& [path, line] : expected)
+      BOOST_TEST(alone(found[path]) == alone(line), path);
+    BOOST_TEST(expected.size() == found.size());
+    ::umount2(merged.c_str(), MNT_DETACH);
+  }};
+  apart.join();
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_is_unpacked_once_and_goes_only_when_nobody_holds_it) {
+  auto cached = make_repository(2, {dir / "cache", 300'000});
+  auto folder = [&] { return dir / "cache/" + *names(dir / "cache").begin(); };
+  for (int i = 0; i < 4; ++i) {
+    write_text(root + "/f", std::string(100'000, static_cast<char>('a' + i)));
+    save("s" + std::to_string(i), "none");
+  }
+  auto first = cached->lease(local_ref(store, "s0"), {});
+  if (!first)
+    return;
+  auto again = cached->lease(local_ref(store, "s0"), {});
+  BOOST_REQUIRE(again);
+  BOOST_TEST(((*first)->folders == (*again)->folders));
+  (*again).reset();
+  for (auto id : {"s1", "s2", "s3"})
+    BOOST_TEST(cached->lease(local_ref(store, id), {}).has_value());
+  BOOST_TEST(names(folder()).size() <= 3u);
+  BOOST_TEST(read_text((*first)->folders[0] + "/f") == std::string(100'000, 'a'));
+  std::vector<std::thread> users;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 4; ++i)
+    users.emplace_back([&, i] {
+      for (int k = 0; k < 25; ++k) {
+        int n = (i + k) % 4;
+        auto held = cached->lease(local_ref(store, "s" + std::to_string(n)), {});
+        if (held
+            && read_text((*held)->folders[0] + "/f")
+                 == std::string(100'000, static_cast<char>('a' + n)))
+          ++good;
+      }
+    });
+  for (auto& user : users)
+    user.join();
+  BOOST_TEST(good == 100);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
