@@ -98,9 +98,9 @@ int main(int argc, char** argv) {
       return x[static_cast<size_t>(q * static_cast<double>(x.size() - 1))];
     };
     std::printf("{\"iterations\": %d", iterations);
-    for (const auto& [name, x] : {std::pair{"posix_spawn", &spawn}, std::pair{"exec", &exec},
-                                  std::pair{"open_to_first_exec", &create},
-                                  std::pair{"shutdown", &finish}})
+    for (const auto& [name, x] :
+         {std::pair{"posix_spawn", &spawn}, std::pair{"exec", &exec},
+          std::pair{"open_to_first_exec", &create}, std::pair{"shutdown", &finish}})
       std::printf(", \"%s_us\": {\"p50\": %.0f, \"p90\": %.0f, \"p99\": %.0f}", name, at(*x, 0.5),
                   at(*x, 0.9), at(*x, 0.99));
     std::printf(", \"exec_to_spawn\": %.2f}\n", at(exec, 0.5) / at(spawn, 0.5));
