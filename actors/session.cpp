@@ -188,8 +188,9 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
 co<result<session_view>> session_impl::start(std::optional<workspace_conflict> asked) {
   auto turn = co_await lifecycle_.acquire();
   // What was acknowledged since the last stop is in the live workspace only: nobody who starts a
-  // session twice, or after a crash, means to lose it.
-  auto usual = up_ || interrupted_ ? workspace_conflict::live_wins : record_.spec.on_conflict;
+  // running session again, or one after a crash, means to lose it.
+  bool unsaved = interrupted_ || record_.live.status == session_status::running;
+  auto usual = unsaved ? workspace_conflict::live_wins : record_.spec.on_conflict;
   auto policy = asked.value_or(usual);
   auto event = co_await begin(op::start);
   if (!event)
@@ -285,7 +286,9 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
 result<void> session_impl::check_mounts_of(const manifest& x) const {
   workspace::mount_support support;
   support.backend = record_.spec.state.type;
-  support.search_path = search_path(x, shared_.config.env_allowlist);
+  const std::vector<std::string> nothing_of_the_host;
+  support.search_path
+    = search_path(x, is_isolated() ? nothing_of_the_host : shared_.config.env_allowlist);
   return workspace::check_mounts_supported(x, support);
 }
 
@@ -319,6 +322,9 @@ co<result<void>> session_impl::restore() {
   if (!again)
     co_return unexpected(std::move(again.error()));
   set_root(again->root);
+  auto given = co_await give_workspace();
+  if (!given)
+    co_return given;
   record_.live.base_snapshot = state.snapshot.id;
   co_return result<void>{};
 }

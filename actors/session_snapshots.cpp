@@ -67,19 +67,21 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
   auto ref = snapshot_place(x.snapshot_id);
   ref.base_path = found->items.front().base_path;
   // What runs works in the tree that goes.
-  handles_.clear();
+  abandon([](const auto&) { return true; });
   auto quiet = co_await end_terminals(std::nullopt);
   (void) quiet;
   auto closed = co_await ask<void>(self_, backend_, close_sandbox{});
   if (!closed)
     co_return unexpected(std::move(closed.error()));
   open_ = false;
-  root_.reset();
+  set_root(nullptr);
   restore_snapshot request{ref, record_.spec.id, record_.spec.tenant,
-                           record_.spec.state.manifest.root};
+                           workspace_dir(shared_.config, record_.spec)};
   auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
   // Whatever came of it, the session goes on with the tree that is there.
   auto opened = co_await ensure_open();
+  if (opened && restored)
+    opened = co_await give_workspace();
   if (restored) {
     record_.live.base_snapshot = ref.id;
     record_.live.snapshot_fingerprint.reset();

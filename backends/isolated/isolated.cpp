@@ -32,8 +32,6 @@ using namespace isolated;
 
 namespace {
 
-constexpr auto default_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Who commands run as unless told otherwise.
 constexpr uint32_t default_id = 1000;
 constexpr uint32_t first_account = 2000;

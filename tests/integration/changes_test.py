@@ -280,10 +280,15 @@ class Conflicts(ChangesTest):
         refused = self.call("POST", session, "/start", {"on_conflict": "fail"})
         self.assertError(refused, 409, "conflict")
         self.assertEqual(self.get(session, "a"), b"live")
-        self.assertEqual(self.call("POST", session, "/start", {"on_conflict": "live_wins"})[0], 200)
-        self.assertEqual(self.get(session, "a"), b"live")
         self.assertEqual(self.call("POST", session, "/start")[0], 200)
         self.assertEqual(self.get(session, "a"), b"saved")
+        self.assertEqual(self.call("POST", session, "/stop")[0], 200)
+        self.put(session, "a", b"live")
+        self.assertEqual(self.call("POST", session, "/start", {"on_conflict": "live_wins"})[0], 200)
+        self.assertEqual(self.get(session, "a"), b"live")
+        # A running session that is started again keeps its work.
+        self.assertEqual(self.call("POST", session, "/start")[0], 200)
+        self.assertEqual(self.get(session, "a"), b"live")
         self.assertError(
             self.call("POST", session, "/start", {"on_conflict": "x"}), 400, "invalid_request"
         )
