@@ -12,7 +12,9 @@
 #include <sys/mount.h>
 
 #include <atomic>
+#include <numeric>
 #include <thread>
+#include <vector>
 
 using namespace troupe;
 using namespace troupe::snapshot;
@@ -76,12 +78,18 @@ void settle(const std::string& root) {
   (void) root;
 }
 
+/// 0 to `count` - 1; the library's own range looks uninitialised to g++ when it adds checks.
+auto seeds(unsigned count) {
+  std::vector<unsigned> all(count);
+  std::iota(all.begin(), all.end(), 0U);
+  return data::make(std::move(all));
+}
+
 } // namespace
 
 BOOST_FIXTURE_TEST_SUITE(layered, fixture)
 
-BOOST_DATA_TEST_CASE(a_hostile_tree_that_changes_comes_back_after_every_save, data::xrange(24u),
-                     seed) {
+BOOST_DATA_TEST_CASE(a_hostile_tree_that_changes_comes_back_after_every_save, seeds(24), seed) {
   hostile_tree tree{root, seed};
   for (int round = 0; round < 6; ++round) {
     auto saved = save();
@@ -279,7 +287,7 @@ BOOST_AUTO_TEST_CASE(differences_name_each_path_and_show_small_texts) {
 
 // -- overlays -------------------------------------------------------------------------------------
 
-BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, data::xrange(12u), seed) {
+BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, seeds(12), seed) {
   std::thread apart{[&, seed] {
     auto lower = dir / "lower";
     auto upper = dir / "upper";
@@ -324,7 +332,7 @@ BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, data::xrang
   apart.join();
 }
 
-BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, data::xrange(10u), seed) {
+BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, seeds(10), seed) {
   std::thread apart{[&, seed] {
     auto cached = make_repository(2, {dir / "cache", 1 << 30});
     hostile_tree tree{root, seed};
