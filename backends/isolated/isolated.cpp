@@ -180,7 +180,7 @@ struct isolated_sandbox::ending {
 
 isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroups,
                                    shared_parts& parts, sandbox_config config)
-  : services_(services), cgroups_(cgroups), parts_(parts), config_(std::move(config)),
+  : runner_sandbox(services), cgroups_(cgroups), parts_(parts), config_(std::move(config)),
     host_environment_(allowed_environment(config_.env_allowlist)),
     mapped_(::geteuid() == 0 && !parts.waived("user_range")) {
   // With a single id there is but one user, whatever it is called.
@@ -575,46 +575,6 @@ std::vector<std::string> isolated_sandbox::environment_of(
   for (const auto& [name, value] : variables)
     out.emplace_back(name).append("=").append(value);
   return out;
-}
-
-command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) {
-  if (auto runner = current().runner)
-    return runner->start(std::move(spec), std::move(handlers));
-  services_.events.post([on_exit = std::move(handlers.on_exit)] {
-    if (on_exit)
-      on_exit(unexpected{make_error(errc::conflict, op::exec, "the sandbox is not open")});
-  });
-  return 0;
-}
-
-command_id isolated_sandbox::open_terminal(command_spec spec, terminal_options options,
-                                           terminal_handlers handlers) {
-  if (auto runner = current().runner)
-    return runner->open_terminal(std::move(spec), options, std::move(handlers));
-  return exec({}, {std::move(handlers.on_exit), nullptr});
-}
-
-void isolated_sandbox::write_terminal(command_id id, std::string bytes,
-                                      std::function<void(result<void>)> done) {
-  if (auto runner = current().runner)
-    runner->write_terminal(id, std::move(bytes), std::move(done));
-  else
-    services_.events.post([done = std::move(done)] { done({}); });
-}
-
-void isolated_sandbox::resize_terminal(command_id id, uint16_t rows, uint16_t cols) {
-  if (auto runner = current().runner)
-    runner->resize_terminal(id, rows, cols);
-}
-
-void isolated_sandbox::grant(command_id id, int64_t bytes) {
-  if (auto runner = current().runner)
-    runner->grant(id, bytes);
-}
-
-void isolated_sandbox::cancel(command_id id) {
-  if (auto runner = current().runner)
-    runner->cancel(id);
 }
 
 void isolated_sandbox::connect(uint16_t port, std::function<void(result<unique_fd>)> done) {

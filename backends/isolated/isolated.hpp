@@ -2,12 +2,12 @@
 
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
-#include "backends/command_runner.hpp"
 #include "backends/isolated/init_link.hpp"
 #include "backends/isolated/launch.hpp"
 #include "backends/isolated/limit_groups.hpp"
 #include "backends/isolated/options.hpp"
 #include "backends/isolated/root_template.hpp"
+#include "backends/runner_sandbox.hpp"
 
 #include <map>
 #include <memory>
@@ -46,7 +46,7 @@ namespace troupe::backends {
 /// beneath an init that starts them (init/). Killing that init kills everything.
 ///
 /// Starting fails with the wall that cannot be had, unless the operator waived it.
-class isolated_sandbox : public sandbox {
+class isolated_sandbox : public runner_sandbox {
 public:
   isolated_sandbox(runner_services services, cgroup_tree& cgroups, isolated::shared_parts& parts,
                    sandbox_config config);
@@ -63,14 +63,6 @@ public:
   result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const override;
   void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
-  command_id exec(command_spec spec, command_handlers handlers) override;
-  command_id open_terminal(command_spec spec, terminal_options options,
-                           terminal_handlers handlers) override;
-  void write_terminal(command_id id, std::string bytes,
-                      std::function<void(result<void>)> done) override;
-  void resize_terminal(command_id id, uint16_t rows, uint16_t cols) override;
-  void grant(command_id id, int64_t bytes) override;
-  void cancel(command_id id) override;
   void shutdown(std::function<void()> done) override;
   result<void> remove() override;
   session_usage usage() const override;
@@ -101,8 +93,10 @@ private:
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
   life current() const;
+  std::shared_ptr<command_runner> runner() const override {
+    return current().runner;
+  }
 
-  runner_services services_;
   cgroup_tree& cgroups_;
   isolated::shared_parts& parts_;
   const sandbox_config config_;

@@ -99,7 +99,7 @@ struct unix_local_sandbox::ending {
 
 unix_local_sandbox::unix_local_sandbox(runner_services services, cgroup_tree& cgroups,
                                        sandbox_config config)
-  : services_(services), cgroups_(cgroups), config_(std::move(config)),
+  : runner_sandbox(services), cgroups_(cgroups), config_(std::move(config)),
     host_environment_(allowed_environment(config_.env_allowlist)) {}
 
 unix_local_sandbox::~unix_local_sandbox() {
@@ -198,50 +198,6 @@ unix_local_sandbox::file_identity(const std::optional<std::string>& user) const 
 
 void unix_local_sandbox::connect(uint16_t, std::function<void(result<unique_fd>)> done) {
   services_.events.post([done = std::move(done)] { done(unique_fd{}); });
-}
-
-command_id unix_local_sandbox::exec(command_spec spec, command_handlers handlers) {
-  if (auto runner = current().runner)
-    return runner->start(std::move(spec), std::move(handlers));
-  return refuse(std::move(handlers.on_exit));
-}
-
-command_id unix_local_sandbox::open_terminal(command_spec spec, terminal_options options,
-                                             terminal_handlers handlers) {
-  if (auto runner = current().runner)
-    return runner->open_terminal(std::move(spec), options, std::move(handlers));
-  return refuse(std::move(handlers.on_exit));
-}
-
-command_id unix_local_sandbox::refuse(std::function<void(result<command_exit>)> on_exit) {
-  services_.events.post([on_exit = std::move(on_exit)] {
-    if (on_exit)
-      on_exit(unexpected{make_error(errc::conflict, op::exec, "the sandbox is not open")});
-  });
-  return 0;
-}
-
-void unix_local_sandbox::write_terminal(command_id id, std::string bytes,
-                                        std::function<void(result<void>)> done) {
-  if (auto runner = current().runner)
-    runner->write_terminal(id, std::move(bytes), std::move(done));
-  else
-    services_.events.post([done = std::move(done)] { done({}); });
-}
-
-void unix_local_sandbox::resize_terminal(command_id id, uint16_t rows, uint16_t cols) {
-  if (auto runner = current().runner)
-    runner->resize_terminal(id, rows, cols);
-}
-
-void unix_local_sandbox::grant(command_id id, int64_t bytes) {
-  if (auto runner = current().runner)
-    runner->grant(id, bytes);
-}
-
-void unix_local_sandbox::cancel(command_id id) {
-  if (auto runner = current().runner)
-    runner->cancel(id);
 }
 
 void unix_local_sandbox::shutdown(std::function<void()> done) {

@@ -2,7 +2,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
-#include "backends/command_runner.hpp"
+#include "backends/runner_sandbox.hpp"
 
 #include <map>
 #include <memory>
@@ -17,7 +17,7 @@ namespace troupe::backends {
 /// directory, and certainty that nothing survives a shutdown. No isolation.
 ///
 /// Every command carries TROUPE_SESSION_ID in its environment.
-class unix_local_sandbox : public sandbox {
+class unix_local_sandbox : public runner_sandbox {
 public:
   unix_local_sandbox(runner_services services, cgroup_tree& cgroups, sandbox_config config);
   ~unix_local_sandbox() override;
@@ -33,14 +33,6 @@ public:
   result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const override;
   void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
-  command_id exec(command_spec spec, command_handlers handlers) override;
-  command_id open_terminal(command_spec spec, terminal_options options,
-                           terminal_handlers handlers) override;
-  void write_terminal(command_id id, std::string bytes,
-                      std::function<void(result<void>)> done) override;
-  void resize_terminal(command_id id, uint16_t rows, uint16_t cols) override;
-  void grant(command_id id, int64_t bytes) override;
-  void cancel(command_id id) override;
   void shutdown(std::function<void()> done) override;
   result<void> remove() override;
   session_usage usage() const override;
@@ -57,12 +49,13 @@ private:
 
   static void sweep(const std::shared_ptr<ending>& x);
   life current() const;
-  command_id refuse(std::function<void(result<command_exit>)> on_exit);
+  std::shared_ptr<command_runner> runner() const override {
+    return current().runner;
+  }
   std::vector<std::string>
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
 
-  runner_services services_;
   cgroup_tree& cgroups_;
   sandbox_config config_;
   std::map<std::string, std::string> host_environment_; ///< what the allow-list lets through
