@@ -1,6 +1,7 @@
 #include "snapshot/capture.hpp"
 
 #include "messages/ids.hpp"
+#include "snapshot/member_rules.hpp"
 #include "snapshot/pack.hpp"
 #include "snapshot/tree_index.hpp"
 #include "workspace/tree.hpp"
@@ -41,18 +42,6 @@ bool operator<(const timespec& a, const timespec& b) {
 
 bool same_time(const timespec& a, const timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
-/// A skip path as `walk` would say it: no empty or "." components.
-std::string plain_path(std::string_view path) {
-  std::string plain;
-  while (!path.empty()) {
-    auto end = std::min(path.find('/'), path.size());
-    if (auto part = path.substr(0, end); !part.empty() && part != ".")
-      plain.append(plain.empty() ? "" : "/").append(part);
-    path.remove_prefix(std::min(end + 1, path.size()));
-  }
-  return plain;
 }
 
 /// The map of a file that has holes; empty: none, or too many to be worth it.

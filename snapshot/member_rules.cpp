@@ -66,4 +66,15 @@ std::string hard_link_path(std::string_view target) {
   return !target.starts_with('/') && normalize(target, path) ? path : std::string{};
 }
 
+std::string plain_path(std::string_view path) {
+  std::string plain;
+  while (!path.empty()) {
+    auto end = std::min(path.find('/'), path.size());
+    if (auto part = path.substr(0, end); !part.empty() && part != ".")
+      plain.append(plain.empty() ? "" : "/").append(part);
+    path.remove_prefix(std::min(end + 1, path.size()));
+  }
+  return plain;
+}
+
 } // namespace troupe::snapshot

@@ -26,4 +26,7 @@ checked_member check_member(const tar_member& member, name_policy policy);
 /// the root.
 std::string hard_link_path(std::string_view target);
 
+/// A skip path as `workspace::walk` would say it: no empty or "." components.
+std::string plain_path(std::string_view path);
+
 } // namespace troupe::snapshot

@@ -1,6 +1,7 @@
 #include "snapshot/pack.hpp"
 
 #include "messages/unique_fd.hpp"
+#include "snapshot/member_rules.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -28,18 +29,6 @@ error read_error(std::string_view path, std::string_view reason) {
                     "failed to read archive for path: " + to_utf8(path))
     .with("path", path)
     .with("reason", reason);
-}
-
-/// A skip path as `walk` would say it: no empty or "." components.
-std::string plain_path(std::string_view path) {
-  std::string plain;
-  while (!path.empty()) {
-    auto end = std::min(path.find('/'), path.size());
-    if (auto part = path.substr(0, end); !part.empty() && part != ".")
-      plain.append(plain.empty() ? "" : "/").append(part);
-    path.remove_prefix(std::min(end + 1, path.size()));
-  }
-  return plain;
 }
 
 /// One pass over a tree.
