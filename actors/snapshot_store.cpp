@@ -105,7 +105,13 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
   auto written = co_await offload<snapshot_outcome>(self_, shared_.cpu, x.tenant, work);
   if (!written)
     co_return written;
-  if (written->new_bytes > 0 || x.ref.kind != snapshot_kind::local) {
+  bool changed = written->new_bytes > 0 || x.ref.kind != snapshot_kind::local;
+  if (!changed) {
+    // One that was written before a crash, but not noted, is noted now.
+    auto noted = co_await find(x.ref.id, x.tenant);
+    changed = !noted;
+  }
+  if (changed) {
     put_snapshot entry{written->info};
     auto known = co_await ask<void>(self_, shared_.directory.registry(), std::move(entry));
     if (!known)
