@@ -146,6 +146,8 @@ private:
   // ---------------------------------------------------------
 
   co<result<snapshot_outcome>> checkpoint(checkpoint_session x);
+  /// Where a snapshot of the session's tenant is.
+  co<result<snapshot_ref>> find_snapshot(std::string id, op operation);
   co<result<session_view>> rewind(rewind_session x);
   co<result<workspace_diff>> diff(diff_session x);
   co<result<fork_plan>> fork(fork_session x);

@@ -52,20 +52,27 @@ co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
   co_return written;
 }
 
+co<result<snapshot_ref>> session_impl::find_snapshot(std::string id, op operation) {
+  list_snapshots query{record_.spec.tenant, id, 1, ""};
+  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  if (!found)
+    co_return unexpected(std::move(found.error()));
+  if (found->items.empty())
+    co_return unexpected(
+      make_error(errc::not_found, operation, "no such snapshot").with("snapshot_id", id));
+  auto ref = snapshot_place(id);
+  ref.base_path = found->items.front().base_path;
+  co_return ref;
+}
+
 co<result<session_view>> session_impl::rewind(rewind_session x) {
   auto turn = co_await lifecycle_.acquire();
   if (!up_)
     co_return unexpected(
       make_error(errc::conflict, op::snapshot_restore, "only a running session can go back"));
-  list_snapshots query{record_.spec.tenant, x.snapshot_id, 1, ""};
-  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-  if (!found)
-    co_return unexpected(std::move(found.error()));
-  if (found->items.empty())
-    co_return unexpected(make_error(errc::not_found, op::snapshot_restore, "no such snapshot")
-                           .with("snapshot_id", x.snapshot_id));
-  auto ref = snapshot_place(x.snapshot_id);
-  ref.base_path = found->items.front().base_path;
+  auto ref = co_await find_snapshot(x.snapshot_id, op::snapshot_restore);
+  if (!ref)
+    co_return unexpected(std::move(ref.error()));
   // What runs works in the tree that goes.
   abandon([](const auto&) { return true; });
   auto quiet = co_await end_terminals(std::nullopt);
@@ -75,7 +82,7 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
     co_return unexpected(std::move(closed.error()));
   open_ = false;
   set_root(nullptr);
-  restore_snapshot request{ref, record_.spec.id, record_.spec.tenant,
+  restore_snapshot request{*ref, record_.spec.id, record_.spec.tenant,
                            workspace_dir(shared_.config, record_.spec)};
   auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
   // Whatever came of it, the session goes on with the tree that is there.
@@ -83,7 +90,7 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
   if (opened && restored)
     opened = co_await give_workspace();
   if (restored) {
-    record_.live.base_snapshot = ref.id;
+    record_.live.base_snapshot = ref->id;
     record_.live.snapshot_fingerprint.reset();
     record_.live.snapshot_fingerprint_version.reset();
   }
@@ -114,15 +121,10 @@ co<result<workspace_diff>> session_impl::diff(diff_session x) {
   auto opened = co_await ensure_open();
   if (!opened)
     co_return unexpected(std::move(opened.error()));
-  list_snapshots query{record_.spec.tenant, from, 1, ""};
-  auto found = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-  if (!found)
-    co_return unexpected(std::move(found.error()));
-  if (found->items.empty())
-    co_return unexpected(
-      make_error(errc::not_found, op::read, "no such snapshot").with("snapshot_id", from));
-  diff_live_tree question{snapshot_place(from), record_.spec.tenant, root_, persist_skip(), x.text};
-  question.from.base_path = found->items.front().base_path;
+  auto ref = co_await find_snapshot(from, op::read);
+  if (!ref)
+    co_return unexpected(std::move(ref.error()));
+  diff_live_tree question{*ref, record_.spec.tenant, root_, persist_skip(), x.text};
   co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(), std::move(question));
 }
 

@@ -214,37 +214,8 @@ co<result<void>> supervisor_state::remove(remove_session x) {
   // folder that nobody knows, which the next one sweeps.
   auto gone = co_await ask<void>(self_, backend, close_sandbox{});
   result<void> dropped;
-  if (gone && has_snapshots && !x.keep_snapshot) {
-    // Only a snapshot that this session wrote.
-    get_record mine{x.id};
-    auto record
-      = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
-    if (record) {
-      list_snapshots query{x.tenant, record->spec.state.snapshot.id, 1, ""};
-      auto known
-        = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-      // A process may have died between writing one and noting it.
-      bool unknown = known && known->items.empty() && record->spec.state.snapshot.id == x.id;
-      if (unknown || (known && !known->items.empty() && known->items[0].session_id == x.id)) {
-        remove_snapshot request{record->spec.state.snapshot.id, x.tenant};
-        dropped = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
-        if (!dropped && dropped.error().code == errc::not_found)
-          dropped = {};
-      }
-    }
-  }
-  if (gone && dropped && !x.keep_snapshot) {
-    get_record mine{x.id};
-    auto record
-      = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
-    auto checkpoints = record ? record->live.checkpoints : std::vector<std::string>{};
-    for (const auto& id : checkpoints) {
-      remove_snapshot request{id, x.tenant};
-      auto removed = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
-      if (!removed && removed.error().code != errc::not_found)
-        dropped = std::move(removed);
-    }
-  }
+  if (gone && !x.keep_snapshot)
+    dropped = co_await drop_snapshots(x.id, x.tenant, has_snapshots);
   if (gone && dropped) {
     drop_record last{x.id};
     dropped = co_await ask<void>(self_, shared_.directory.registry(), std::move(last));
@@ -275,6 +246,32 @@ co<result<void>> supervisor_state::remove(remove_session x) {
     again->second->last_error = gone ? dropped.error() : gone.error();
   }
   co_return unexpected(gone ? std::move(dropped.error()) : std::move(gone.error()));
+}
+
+co<result<void>> supervisor_state::drop_snapshots(std::string id, std::string tenant,
+                                                  bool has_snapshots) {
+  get_record mine{id};
+  auto record = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
+  if (!record)
+    co_return result<void>{};
+  auto doomed = record->live.checkpoints;
+  if (has_snapshots) {
+    // Only a snapshot that this session wrote; one that was not noted before a crash has its name.
+    auto last = record->spec.state.snapshot.id;
+    list_snapshots query{tenant, last, 1, ""};
+    auto known = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+    bool unnoted = known && known->items.empty() && last == id;
+    if (unnoted || (known && !known->items.empty() && known->items[0].session_id == id))
+      doomed.insert(doomed.begin(), last);
+  }
+  result<void> dropped;
+  for (const auto& snapshot : doomed) {
+    remove_snapshot request{snapshot, tenant};
+    auto removed = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+    if (!removed && removed.error().code != errc::not_found && dropped)
+      dropped = std::move(removed);
+  }
+  co_return dropped;
 }
 
 co<result<drain_report>> supervisor_state::drain(drain_sessions x) {

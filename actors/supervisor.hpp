@@ -59,6 +59,8 @@ private:
   co<result<session_view>> resume(session_spec spec);
   co<result<session_view>> peek(peek_session x);
   co<result<void>> remove(remove_session x);
+  /// Removes what a session saved: its checkpoints and, with `has_snapshots`, its snapshot.
+  co<result<void>> drop_snapshots(std::string id, std::string tenant, bool has_snapshots);
   co<result<drain_report>> drain(drain_sessions x);
   caf::result<session_actor> lookup(const lookup_session& x);
 
