@@ -136,6 +136,7 @@ struct attached_exec {
 /// What a session actor takes inside its process.
 using local_session_actor
   = with_actions<session_actor>::extend<caf::reacts_to<backend_replaced>,
+                                        caf::reacts_to<backends::sandbox_notice>,
                                         caf::replies_to<recover_session>::with<session_view>,
                                         caf::replies_to<attached_exec>::with<exec_result>>;
 
@@ -244,6 +245,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::terminal_size)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::collect_terminal)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::end_terminal)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::backend_replaced)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::backends::sandbox_notice)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::attached_exec)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::recover_session)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::lookup_local)

@@ -36,6 +36,8 @@ namespace {
 constexpr uint32_t default_id = 1000;
 constexpr uint32_t first_account = 2000;
 constexpr size_t max_accounts = 1000;
+/// Of the loopback inside.
+constexpr uint16_t proxy_port = 3128;
 
 /// Of files in /proc that tell of the machine, or would change it.
 const std::vector<std::string> masked_files{
@@ -120,6 +122,20 @@ bool shared_parts::waived(const std::string& name) const {
   return std::find(options.waive.begin(), options.waive.end(), name) != options.waive.end();
 }
 
+egress::service& shared_parts::egress() {
+  std::lock_guard guard{mutex_};
+  if (!egress_) {
+    egress::service::options x;
+    for (const auto& text : options.egress_ranges)
+      if (auto range = egress::parse_range(text))
+        x.allowed.push_back(*range);
+    x.limits.connections = static_cast<size_t>(options.egress_connections);
+    x.limits.idle_time = std::chrono::seconds{options.egress_idle_seconds};
+    egress_ = std::make_unique<egress::service>(std::move(x));
+  }
+  return *egress_;
+}
+
 /// A life on its way out; it may outlast the sandbox.
 struct isolated_sandbox::ending {
   ending(runner_services s, life x, std::function<void()> done)
@@ -200,6 +216,10 @@ isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroup
   for (const auto& g : config_.groups)
     for (const auto& x : g.users)
       add(x.name);
+}
+
+void isolated_sandbox::observe(std::function<void(sandbox_notice)> told) {
+  told_ = std::move(told);
 }
 
 isolated_sandbox::~isolated_sandbox() {
@@ -289,6 +309,8 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
   out.link = std::make_shared<init_link>(services_.events, std::move(init->control),
                                          std::move(init->terminals), base, mapped_);
   out.link->open([] {});
+  if (init->proxy)
+    out.proxy = start_proxy(std::move(init->proxy));
   out.runner = std::make_shared<command_runner>(services_, config_.session_id, out.link);
   return out;
 }
@@ -338,8 +360,6 @@ result<launch_plan> isolated_sandbox::plan() const {
                         .with("wall", name)
                         .with("cause", what)};
   };
-  if (config_.network == network_mode::host && !options.allow_host_network)
-    return unsupported("network", "the operator does not allow the server's own network");
   if (config_.limits.disk_bytes || config_.limits.disk_inodes)
     return unsupported("disk", "the workspace's file system holds no limit for one directory");
   if (!config_.lower_layers.empty())
@@ -370,7 +390,8 @@ result<launch_plan> isolated_sandbox::plan() const {
       return unexpected{std::move(filter.error())};
     out.seccomp_filter = std::move(*filter);
   }
-  out.own_network = config_.network == network_mode::none;
+  if (auto ok = plan_network(out); !ok)
+    return unexpected{std::move(ok.error())};
   out.grace_seconds = options.grace_seconds;
   out.open_files
     = static_cast<uint64_t>(config_.limits.open_files.value_or(options.default_open_files));
@@ -381,6 +402,44 @@ result<launch_plan> isolated_sandbox::plan() const {
     out.uid_count = ids_per_range;
   }
   return out;
+}
+
+result<void> isolated_sandbox::plan_network(launch_plan& out) const {
+  out.own_network = config_.network != network_mode::host;
+  if (!out.own_network && !parts_.options.allow_host_network)
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start,
+                 "the wall `network` cannot be had: the operator does not allow the server's own")
+        .with("wall", "network")
+        .with("cause", "the operator does not allow the server's own network")};
+  if (config_.network != network_mode::allow)
+    return {};
+  out.proxy_port = proxy_port;
+  auto rules = egress::parse_rules(config_.network_allow, parts_.options.egress_names);
+  return rules ? result<void>{} : unexpected{std::move(rules.error())};
+}
+
+std::shared_ptr<egress::proxy> isolated_sandbox::start_proxy(unique_fd listener) const {
+  auto rules = egress::parse_rules(config_.network_allow).value_or(std::vector<egress::rule>{});
+  auto tell = [told = told_](const egress::decision& x) {
+    if (!told)
+      return;
+    sandbox_notice notice;
+    notice.operation = op::network;
+    notice.data = "{\"host\":" + json_quote(x.host) + ",\"port\":" + std::to_string(x.port)
+                  + ",\"verdict\":" + (x.allowed ? "\"allowed\"" : "\"denied\"")
+                  + ",\"reason\":" + json_quote(x.reason)
+                  + ",\"address\":" + (x.address.empty() ? "null" : json_quote(x.address))
+                  + ",\"count\":" + std::to_string(x.count) + "}";
+    if (!x.allowed)
+      notice.failure = make_error(errc::network_denied, op::network,
+                                  "the sandbox may not reach " + x.host + ": " + x.reason);
+    told(std::move(notice));
+  };
+  auto made = std::make_shared<egress::proxy>(parts_.egress(), config_.session_id, std::move(rules),
+                                              std::move(listener), tell);
+  made->start();
+  return made;
 }
 
 /// The manifest's users and groups, over the template's files.
@@ -458,9 +517,12 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
       landlock ? "version " + std::to_string(init.landlock_abi)
                    + (init.landlock_abi >= 6 ? ": files, abstract sockets, signals" : ": files")
                : "waived by the operator");
-  add("network", config_.network == network_mode::none,
-      config_.network == network_mode::none ? "none but its own loopback"
-                                            : "the server's own network, as the operator allows");
+  std::string reach = "none but its own loopback";
+  if (config_.network == network_mode::host)
+    reach = "the server's own network, as the operator allows";
+  for (const auto& entry : config_.network_allow)
+    (reach += &entry == &config_.network_allow.front() ? ", and through a proxy " : ", ") += entry;
+  add("network", config_.network != network_mode::host, std::move(reach));
   add("cgroup", unified, unified ? "killed whole" : cgroups_.reason());
   add("memory", x.memory_bytes.has_value(),
       x.memory_bytes ? std::to_string(*x.memory_bytes) + " bytes, no swap" : "no limit asked for");
@@ -565,6 +627,11 @@ std::vector<std::string> isolated_sandbox::environment_of(
   auto user = request.user && !request.user->empty() ? *request.user : "sandbox";
   variables["PATH"] = default_path;
   variables["USER"] = variables["LOGNAME"] = user;
+  if (config_.network == network_mode::allow) {
+    for (auto name : {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"})
+      variables[name] = "http://127.0.0.1:" + std::to_string(proxy_port);
+    variables["no_proxy"] = variables["NO_PROXY"] = "localhost,127.0.0.1,::1";
+  }
   for (const auto& [name, value] : environment)
     variables[name] = value;
   variables["HOME"] = config_.inside_root;
@@ -604,6 +671,8 @@ void isolated_sandbox::shutdown(std::function<void()> done) {
     services_.events.post(std::move(done));
     return;
   }
+  if (x->what.proxy)
+    x->what.proxy->stop();
   x->what.runner->stop([x] {
     x->commands_gone = true;
     x->proceed(x);

@@ -2,6 +2,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
+#include "backends/egress/proxy.hpp"
 #include "backends/isolated/init_link.hpp"
 #include "backends/isolated/launch.hpp"
 #include "backends/isolated/limit_groups.hpp"
@@ -29,13 +30,17 @@ struct shared_parts {
 
   bool waived(const std::string& name) const;
 
+  /// Carries what sandboxes with an allow list send; made when first asked for.
+  egress::service& egress();
+
   const isolated_options options;
   const std::string instance;
   root_templates templates;
 
 private:
   std::mutex mutex_;
-  std::string filter_; ///< guarded
+  std::string filter_;                       ///< guarded
+  std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
 } // namespace troupe::backends::isolated
@@ -51,6 +56,8 @@ public:
   isolated_sandbox(runner_services services, cgroup_tree& cgroups, isolated::shared_parts& parts,
                    sandbox_config config);
   ~isolated_sandbox() override;
+
+  void observe(std::function<void(sandbox_notice)> told) override;
 
   // -- sandbox -----------------------------------------------------------------------------------
 
@@ -73,6 +80,7 @@ private:
   struct life {
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
+    std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
     std::shared_ptr<unique_fd> init; ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
@@ -87,6 +95,8 @@ private:
   result<void> give_root_to_its_user() const;
   result<isolated::launch_plan> plan() const;
   result<void> write_accounts(isolated::launch_plan& out) const;
+  result<void> plan_network(isolated::launch_plan& out) const;
+  std::shared_ptr<egress::proxy> start_proxy(unique_fd listener) const;
   std::vector<wall> describe(const isolated::launched_init& init) const;
   result<user_ids> ids_of(const std::optional<std::string>& user) const;
   std::vector<std::string>
@@ -103,6 +113,8 @@ private:
   std::map<std::string, std::string> host_environment_;
   std::map<std::string, user_ids> accounts_; ///< by name
   bool mapped_;                              ///< it has a range of ids of its own
+
+  std::function<void(sandbox_notice)> told_; ///< null: nobody; set before `open`
 
   mutable std::mutex mutex_;
   life life_;                      ///< guarded; empty: not open

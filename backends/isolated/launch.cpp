@@ -152,6 +152,7 @@ std::string setup_datagram(const launch_plan& plan) {
   m.filter_size = static_cast<uint32_t>(plan.seccomp_filter.size());
   m.landlock = plan.landlock ? 1 : 0;
   m.network = plan.own_network ? 1 : 0;
+  m.proxy_port = plan.proxy_port;
   m.open_files = plan.open_files;
   m.processes = plan.processes;
   std::string out;
@@ -185,6 +186,7 @@ error setup_error(const launch_plan& plan, const failed_message& m) {
     case setup_step::landlock: return wall_error("landlock", "restricting with Landlock", m.error);
     case setup_step::rights: return wall_error("capabilities", "giving up rights", m.error);
     case setup_step::seccomp: return wall_error("seccomp", "installing the filter", m.error);
+    case setup_step::proxy: return wall_error("network", "listening for the proxy", m.error);
     case setup_step::workspace: return wall_error("mounts", "opening the workspace", m.error);
   }
   return wall_error("init", "a step that we do not know", m.error);
@@ -193,12 +195,12 @@ error setup_error(const launch_plan& plan, const failed_message& m) {
 struct received {
   std::array<char, 512> data;
   ssize_t size = -1;
-  std::array<unique_fd, 2> fds;
+  std::array<unique_fd, 4> fds;
 };
 
 received receive(int fd) {
   received r;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 2)];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)];
   iovec part{r.data.data(), r.data.size()};
   msghdr m{};
   m.msg_iov = &part;
@@ -216,6 +218,17 @@ received receive(int fd) {
         r.fds[i].reset(one);
       }
   return r;
+}
+
+/// False if it did not give what every sandbox has.
+bool take_given(const ready_message& m, received& from, launched_init& out) {
+  size_t next = 0;
+  for (auto [what, to] : {std::pair{given_root, &out.root}, std::pair{given_terminals, &out.terminals},
+                          std::pair{given_proxy, &out.proxy}})
+    if ((m.given & what) != 0 && next < from.fds.size())
+      *to = std::move(from.fds[next++]);
+  out.landlock_abi = m.landlock_abi;
+  return static_cast<bool>(out.root);
 }
 
 void kill_and_reap(const unique_fd& pidfd) {
@@ -332,11 +345,8 @@ result<launched_init> launch_init(const launch_plan& plan) {
   }
   ready_message ready;
   std::memcpy(&ready, answer.data.data(), sizeof ready);
-  if (ready.head.type != message_type::ready || !answer.fds[0])
+  if (ready.head.type != message_type::ready || !take_given(ready, answer, out))
     return fail(wall_error("init", "an answer of init that is none", EPROTO));
-  out.landlock_abi = ready.landlock_abi;
-  out.root = std::move(answer.fds[0]);
-  out.terminals = std::move(answer.fds[1]);
   ::fcntl(out.control.get(), F_SETFL, O_NONBLOCK);
   return out;
 }

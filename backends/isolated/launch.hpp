@@ -31,6 +31,7 @@ struct launch_plan {
   std::string seccomp_filter; ///< empty: waived
   bool landlock = true;
   bool own_network = true;
+  uint16_t proxy_port = 0; ///< 0: no proxy
   uint32_t uid_base = 0;
   uint32_t uid_count = 0; ///< 0: only our own id, as 0
   uint32_t grace_seconds = 300;
@@ -47,6 +48,7 @@ struct launched_init {
   unique_fd control;
   unique_fd root;
   unique_fd terminals; ///< the directory of its devpts
+  unique_fd proxy;     ///< where the proxy takes connections; empty: there is none
   uint32_t landlock_abi = 0;
 };
 

@@ -116,6 +116,14 @@ struct internet_address {
   unsigned char zero[8];
 };
 
+internet_address loopback_address(uint32_t port) {
+  internet_address a{};
+  a.family = 2;
+  a.port = static_cast<uint16_t>((port >> 8) | (port << 8));
+  a.address = 0x0100007f;
+  return a;
+}
+
 // -- state ---------------------------------------------------------------------------------------
 
 constexpr int max_received = 4; ///< descriptors of one datagram
@@ -134,6 +142,8 @@ struct state {
   int control = -1; ///< -1: no controller
   int listener = -1;
   int null = -1;
+  int proxy = -1; ///< where the server's proxy listens
+  uint32_t landlock_abi = 0;
   uint32_t peer_uid = 0;
   uint32_t grace_seconds = 300;
   int64_t alone_since = 0;
@@ -398,6 +408,16 @@ void loopback_up() {
   call(__NR_close, s);
 }
 
+/// Where a program inside finds the server's proxy. Kept, so that a later controller gets it too.
+int listen_for_proxy(uint32_t port) {
+  auto s = call(__NR_socket, 2, 1 | sock_cloexec | sock_nonblock, 0);
+  check(setup_step::proxy, s);
+  auto a = loopback_address(port);
+  check(setup_step::proxy, call(__NR_bind, s, arg(&a), sizeof a));
+  check(setup_step::proxy, call(__NR_listen, s, 128));
+  return static_cast<int>(s);
+}
+
 void limit(int what, uint64_t value) {
   rlimit64 x{value, value};
   check(setup_step::limits, call(__NR_prlimit64, 0, what, arg(&x), 0));
@@ -422,6 +442,24 @@ void drop_rights() {
   check(step, call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
+bool say_ready(long workspace, long terminals) {
+  ready_message m{};
+  m.head.type = message_type::ready;
+  m.landlock_abi = me.landlock_abi;
+  int fds[max_received];
+  int count = 0;
+  auto give = [&](long fd, uint32_t what) {
+    if (fd < 0)
+      return;
+    m.given |= what;
+    fds[count++] = static_cast<int>(fd);
+  };
+  give(workspace, given_root);
+  give(terminals, given_terminals);
+  give(me.proxy, given_proxy);
+  return post(&m, sizeof m, fds, count);
+}
+
 void set_up(const inherited& handed) {
   auto got = take(0);
   if (got.size < static_cast<long>(sizeof(setup_message)))
@@ -442,6 +480,8 @@ void set_up(const inherited& handed) {
   check(setup_step::host_name, call(__NR_sethostname, arg(host_name), m.host_name_size - 1));
   if (m.network != 0)
     loopback_up();
+  if (m.proxy_port != 0)
+    me.proxy = listen_for_proxy(m.proxy_port);
 
   // Nothing that is mounted here shall show outside, nor the other way round.
   check(setup_step::mount_root,
@@ -539,11 +579,8 @@ void set_up(const inherited& handed) {
                        reinterpret_cast<sock_filter*>(in.bytes(m.filter_size))};
     check(setup_step::seccomp, call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, arg(&program)));
   }
-  ready_message ready{};
-  ready.head.type = message_type::ready;
-  ready.landlock_abi = static_cast<uint32_t>(abi);
-  int fds[2] = {static_cast<int>(workspace_fd), static_cast<int>(terminals)};
-  if (!post(&ready, sizeof ready, fds, terminals >= 0 ? 2 : 1))
+  me.landlock_abi = static_cast<uint32_t>(abi);
+  if (!say_ready(workspace_fd, terminals))
     leave(1);
   call(__NR_close, workspace_fd);
   if (terminals >= 0)
@@ -867,10 +904,7 @@ long connect_to(uint32_t port) {
   auto s = call(__NR_socket, 2, 1 | sock_cloexec | sock_nonblock, 0);
   if (s < 0)
     return s;
-  internet_address a{};
-  a.family = 2;
-  a.port = static_cast<uint16_t>((port >> 8) | (port << 8));
-  a.address = 0x0100007f;
+  auto a = loopback_address(port);
   auto e = call(__NR_connect, s, arg(&a), sizeof a);
   if (e < 0 && e != -EINPROGRESS) {
     call(__NR_close, s);

@@ -10,7 +10,7 @@
 
 namespace troupe::backends::isolated {
 
-constexpr uint32_t protocol_version = 1;
+constexpr uint32_t protocol_version = 2;
 
 /// Bytes of one datagram. What is longer (arguments, as a rule) goes through a memory file.
 constexpr size_t max_datagram = 64 * 1024;
@@ -30,7 +30,7 @@ enum class message_type : uint32_t {
   open_root,    ///< answered by `reply` with the workspace root
   end,          ///< ends the sandbox
   // -- from init
-  ready, ///< with the workspace root and the directory of terminals
+  ready, ///< with the descriptors that it names
   failed,
   exited,
   reply,
@@ -83,6 +83,8 @@ struct setup_message {
   uint32_t filter_size; ///< bytes
   uint32_t landlock;    ///< 0: waived
   uint32_t network;     ///< bring up the loopback
+  uint32_t proxy_port;  ///< of the loopback, where the server's proxy listens; 0: none
+  uint32_t reserved;
   uint64_t open_files;
   uint64_t processes; ///< 0: no limit by RLIMIT_NPROC
   uint64_t file_size; ///< 0: no limit
@@ -102,6 +104,7 @@ enum class setup_step : uint32_t {
   rights,
   seccomp,
   workspace,
+  proxy,
 };
 
 struct failed_message {
@@ -112,10 +115,17 @@ struct failed_message {
   uint32_t reserved;
 };
 
+/// Descriptors that come along, in this order.
+enum given_flag : uint32_t {
+  given_root = 1,      ///< of the workspace
+  given_terminals = 2, ///< the directory of its devpts
+  given_proxy = 4,     ///< the proxy's listening socket
+};
+
 struct ready_message {
   header head;
   uint32_t landlock_abi; ///< 0: none
-  uint32_t reserved;
+  uint32_t given;
 };
 
 enum spawn_flag : uint32_t {
