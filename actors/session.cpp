@@ -647,6 +647,7 @@ caf::result<void> session_impl::on_backend_replaced(backend_replaced& x) {
   if (!up_)
     return caf::unit;
   up_ = false;
+  ++record_.live.restarts;
   // Nothing the agent wrote may be lost: the workspace that is there wins over its snapshot.
   launch<session_view>(scope_, start(workspace_conflict::live_wins),
                        [](const result<session_view>&) {});

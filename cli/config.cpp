@@ -32,7 +32,8 @@ error file_error(const std::string& path, const char* what) {
 /// What sandboxes with an allow list may reach at all.
 result<void> read_egress(const json& value, backends::isolated_options& to) {
   gateway::object_reader in{value, "isolated.egress"};
-  to.egress_names = in.texts("names");
+  if (auto names = in.texts("names"))
+    to.egress_names = std::move(*names);
   to.egress_ranges = in.texts("address_ranges").value_or(to.egress_ranges);
   to.egress_connections = in.integer("connections", 1, 4096).value_or(to.egress_connections);
   if (auto n = in.integer("idle_s", 1, 86'400))

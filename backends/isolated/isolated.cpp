@@ -4,6 +4,7 @@
 #include "backends/isolated/uid_range.hpp"
 #include "backends/ownership.hpp"
 #include "backends/unix_local/argv.hpp"
+#include "messages/ids.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -18,13 +19,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <cctype>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
+#include <thread>
 
 namespace troupe::backends {
 
@@ -43,8 +45,6 @@ constexpr uint16_t proxy_port = 3128;
 const std::vector<std::string> masked_files{
   "/proc/kcore",      "/proc/keys",        "/proc/key-users",     "/proc/kallsyms",
   "/proc/timer_list", "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
-
-std::atomic<uint64_t> last_life{0};
 
 /// Variables of the server's that say who it is, not how commands shall speak.
 bool is_personal(const std::string& name) {
@@ -90,19 +90,22 @@ void wait_for(int pidfd) {
   ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
 }
 
-/// Ends what an earlier server left running on this socket, as far as it is there.
-void end_earlier(int dir) {
-  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", dir);
-  if (!socket
-      || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return;
-  bare_message m{{message_type::end, sizeof(bare_message), 0}};
-  (void) !::send(socket.get(), &m, sizeof m, MSG_NOSIGNAL);
-  pollfd p{socket.get(), POLLIN, 0};
-  ::poll(&p, 1, 5000); // its end; what it still says of commands is of no use to anybody
+/// Beside the session's files: the name of its groups, for a later server.
+constexpr const char* life_note = "life";
+
+std::string read_note(int dir) {
+  std::array<char, 256> text{};
+  auto n = ::readlinkat(dir, life_note, text.data(), text.size());
+  return n > 0 ? std::string{text.data(), static_cast<size_t>(n)} : std::string{};
+}
+
+std::string exit_text(const orphan_news& x) {
+  if (!x.exit_code)
+    return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
+  return "{\"what\":\"command_ended\",\"pid\":" + (x.pid > 0 ? std::to_string(x.pid) : "null")
+         + ",\"exit_code\":" + std::to_string(*x.exit_code) + ",\"stdout\":" + json_quote(x.out)
+         + ",\"stderr\":" + json_quote(x.err)
+         + ",\"dropped_bytes\":" + std::to_string(x.dropped) + "}";
 }
 
 } // namespace
@@ -136,44 +139,83 @@ egress::service& shared_parts::egress() {
   return *egress_;
 }
 
-/// A life on its way out; it may outlast the sandbox.
-struct isolated_sandbox::ending {
-  ending(runner_services s, life x, std::function<void()> done)
-    : services(s), what(std::move(x)), waiting{std::move(done)} {}
+/// How a life ends: by `shutdown`, or because its init died. It may outlast the sandbox.
+struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
+  ending(runner_services s, life x) : services(s), what(std::move(x)) {}
 
-  /// False once it is over.
-  bool join(std::function<void()> done) {
-    std::lock_guard guard{mutex};
-    if (!over)
-      waiting.push_back(std::move(done));
-    return !over;
+  /// Kills what is there; `done` runs on the reactor thread when all of it is gone, also when it
+  /// was gone already. True for the first to ask.
+  bool begin(std::function<void()> done) {
+    bool first;
+    {
+      std::lock_guard guard{mutex};
+      if (over)
+        services.events.post(std::move(done));
+      else
+        waiting.push_back(std::move(done));
+      first = !std::exchange(begun, true);
+    }
+    if (!first)
+      return false;
+    if (what.proxy)
+      what.proxy->stop();
+    what.runner->stop([self = shared_from_this()] {
+      self->commands_gone = true;
+      self->proceed();
+    });
+    // After `stop` has marked them as cancelled, or they would look like commands that were lost.
+    services.events.post([self = shared_from_this()] {
+      self->await_init();
+      ::syscall(SYS_pidfd_send_signal, self->what.init->get(), SIGKILL, nullptr, 0);
+    });
+    return true;
   }
 
-  /// Reactor thread. Init has been killed; with its last process the kernel reports it.
-  void await_init(const std::shared_ptr<ending>& self) {
-    watch = services.events.watch(what.init->get(), EPOLLIN, [self](uint32_t) {
-      self->services.events.unwatch(self->watch);
-      siginfo_t info{};
-      ::waitid(P_PIDFD, static_cast<id_t>(self->what.init->get()), &info, WEXITED | WNOHANG);
-      self->init_gone = true;
-      self->proceed(self);
+  /// Reactor thread. Init's end of the socket is closed. Unless we made it so, that is news.
+  void init_died(const std::function<void(sandbox_notice)>& told) {
+    if (begun_already())
+      return;
+    begin([self = shared_from_this(), told] {
+      if (told)
+        told(self->obituary());
     });
   }
 
-  void proceed(const std::shared_ptr<ending>& self) {
+private:
+  bool begun_already() {
+    std::lock_guard guard{mutex};
+    return begun;
+  }
+
+  /// With its last process, the kernel reports init.
+  void await_init() {
+    watch = services.events.watch(what.init->get(), EPOLLIN, [self = shared_from_this()](uint32_t) {
+      self->services.events.unwatch(self->watch);
+      siginfo_t info{};
+      if (::waitid(P_PIDFD, static_cast<id_t>(self->what.init->get()), &info, WEXITED | WNOHANG)
+            == 0
+          && info.si_code == CLD_KILLED)
+        self->signal = info.si_status;
+      self->init_gone = true;
+      self->proceed();
+    });
+  }
+
+  void proceed() {
     if (!init_gone || !commands_gone)
       return;
+    out_of_memory = what.limits && what.limits->ran_out_of_memory();
     if (what.limits)
       what.limits->remove();
     if (what.group)
-      destroy(services.events, what.group, [self] { self->finish(); });
+      destroy(services.events, what.group, [self = shared_from_this()] { self->finish(); });
     else
       finish();
   }
 
   void finish() {
     what.runner->close_leftover_pipes();
-    what.root.reset();
+    what = {};
     std::vector<std::function<void()>> all;
     {
       std::lock_guard guard{mutex};
@@ -184,13 +226,32 @@ struct isolated_sandbox::ending {
       done();
   }
 
+  sandbox_notice obituary() const {
+    auto how = signal > 0 ? "its init was killed by signal " + std::to_string(signal)
+                          : std::string{"its init ended"};
+    if (out_of_memory)
+      how += "; the sandbox had run out of memory";
+    sandbox_notice out;
+    out.lost = true;
+    out.data = "{\"what\":\"lost\",\"signal\":" + (signal > 0 ? std::to_string(signal) : "null")
+               + ",\"out_of_memory\":" + (out_of_memory ? "true" : "false") + "}";
+    out.failure = make_error(errc::backend_lost, op::sandbox, "the sandbox is lost: " + how);
+    return out;
+  }
+
   const runner_services services;
   life what;
+
+  // -- reactor thread only
   reactor::watch_id watch = 0;
-  bool init_gone = false;     ///< reactor thread
-  bool commands_gone = false; ///< reactor thread
+  bool init_gone = false;
+  bool commands_gone = false;
+  bool out_of_memory = false;
+  int signal = 0;
+
   std::mutex mutex;
   std::vector<std::function<void()>> waiting; ///< guarded
+  bool begun = false;                         ///< guarded
   bool over = false;                          ///< guarded
 };
 
@@ -254,6 +315,12 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     std::lock_guard guard{mutex_};
     uid_base_ = *base;
   }
+  auto earlier = adopt_init(private_dir->get());
+  if (!earlier)
+    return unexpected{std::move(earlier.error())};
+  if (*earlier)
+    return take_over(std::move(**earlier));
+  remove_groups(read_note(private_dir->get()));
   if (auto ok = give_root_to_its_user(); !ok)
     return unexpected{std::move(ok.error())};
   auto orders = plan();
@@ -264,27 +331,29 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     return unexpected{std::move(listener.error())};
   orders->listener = listener->get();
 
-  life out;
-  auto name = config_.session_id + "-" + std::to_string(++last_life);
+  std::shared_ptr<cgroup> own_group;
+  auto name = config_.session_id + "-" + random_hex(6);
+  ::unlinkat(private_dir->get(), life_note, 0);
+  if (::symlinkat(name.c_str(), private_dir->get(), life_note) != 0)
+    return unexpected{start_failed(config_.private_dir + "/" + life_note, errno)};
   if (cgroups_.available()) {
     auto group = cgroups_.make(name);
     if (!group)
       return unexpected{std::move(group.error())};
-    out.group = std::make_shared<cgroup>(std::move(*group));
-    orders->cgroup_fd = out.group->directory()->get();
+    own_group = std::make_shared<cgroup>(std::move(*group));
+    orders->cgroup_fd = own_group->directory()->get();
   } else if (!parts_.waived("cgroup") && ::geteuid() == 0) {
     return unexpected{make_error(errc::sandbox_config_invalid, op::start,
                                  "the wall `cgroup` cannot be had: " + cgroups_.reason())
                         .with("wall", "cgroup")
                         .with("cause", cgroups_.reason())};
   }
-  auto limits = limit_groups::make("troupe-" + parts_.instance + "-" + name, config_.limits,
-                                   orders->cgroup_fd);
+  auto limits = limit_groups::make(limits_name(name), config_.limits, orders->cgroup_fd);
   auto undo = [&](error why) {
     if (limits)
       limits->remove();
-    if (out.group)
-      out.group->remove();
+    if (own_group)
+      own_group->remove();
     return unexpected{std::move(why)};
   };
   if (!limits)
@@ -292,27 +361,71 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
   auto init = launch_init(*orders);
   if (!init)
     return undo(std::move(init.error()));
-  out.init = std::make_shared<unique_fd>(std::move(init->pidfd));
   if (auto ok = limits->attach(init->pid); !ok) {
-    ::syscall(SYS_pidfd_send_signal, out.init->get(), SIGKILL, nullptr, 0);
-    wait_for(out.init->get());
+    ::syscall(SYS_pidfd_send_signal, init->pidfd.get(), SIGKILL, nullptr, 0);
+    wait_for(init->pidfd.get());
     return undo(std::move(ok.error()));
   }
-  out.walls = describe(*init);
-  out.root = std::make_shared<const unique_fd>(std::move(init->root));
-  out.limits = std::make_shared<limit_groups>(std::move(*limits));
+  return assemble(std::move(*init), std::move(own_group), std::move(*limits));
+}
+
+isolated_sandbox::life isolated_sandbox::take_over(launched_init init) {
+  unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  auto name = read_note(dir.get());
+  std::shared_ptr<cgroup> group;
+  if (auto found = cgroups_.find(name))
+    group = std::make_shared<cgroup>(std::move(*found));
+  if (told_) {
+    sandbox_notice x;
+    x.data = R"({"what":"adopted"})";
+    told_(std::move(x));
+  }
+  return assemble(std::move(init), std::move(group), limit_groups::find(limits_name(name)));
+}
+
+isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group,
+                                                  limit_groups limits) {
+  life out;
+  out.walls = describe(init);
+  out.init = std::make_shared<unique_fd>(std::move(init.pidfd));
+  out.group = std::move(group);
+  out.root = std::make_shared<const unique_fd>(std::move(init.root));
+  out.limits = std::make_shared<limit_groups>(std::move(limits));
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
     base = uid_base_;
   }
-  out.link = std::make_shared<init_link>(services_.events, std::move(init->control),
-                                         std::move(init->terminals), base, mapped_);
-  out.link->open([] {});
-  if (init->proxy)
-    out.proxy = start_proxy(std::move(init->proxy));
+  out.link = std::make_shared<init_link>(services_.events, std::move(init.control),
+                                         std::move(init.terminals), base, mapped_);
+  out.link->watch_orphans([told = told_](const orphan_news& x) {
+    if (!told)
+      return;
+    sandbox_notice notice;
+    notice.data = exit_text(x);
+    told(std::move(notice));
+  });
+  if (init.proxy)
+    out.proxy = start_proxy(std::move(init.proxy));
   out.runner = std::make_shared<command_runner>(services_, config_.session_id, out.link);
+  out.end = std::make_shared<ending>(services_, out);
+  out.link->open([end = out.end, told = told_] { end->init_died(told); });
   return out;
+}
+
+std::string isolated_sandbox::limits_name(const std::string& name) const {
+  return "troupe-" + parts_.instance + "-" + name;
+}
+
+void isolated_sandbox::remove_groups(const std::string& name) {
+  if (name.empty())
+    return;
+  if (auto group = cgroups_.find(name)) {
+    group->kill();
+    for (int i = 0; i < 100 && !group->remove(); ++i) // the kernel needs a moment for the last one
+      std::this_thread::sleep_for(std::chrono::milliseconds{5});
+  }
+  limit_groups::find(limits_name(name)).remove();
 }
 
 /// Beside the session's files, where nothing inside can see it.
@@ -321,7 +434,6 @@ result<unique_fd> isolated_sandbox::listen() const {
   unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
   if (!dir || !socket)
     return unexpected{start_failed(config_.private_dir + "/control", errno)};
-  end_earlier(dir.get());
   ::unlinkat(dir.get(), "control", 0);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -662,26 +774,14 @@ void isolated_sandbox::shutdown(std::function<void()> done) {
   std::shared_ptr<ending> x;
   {
     std::lock_guard guard{mutex_};
-    if (!life_.runner && ending_ && ending_->join(done))
-      return;
     if (life_.runner)
-      x = ending_ = std::make_shared<ending>(services_, std::exchange(life_, {}), done);
+      ending_ = std::exchange(life_, {}).end;
+    x = ending_;
   }
-  if (!x) {
+  if (x)
+    x->begin(std::move(done));
+  else
     services_.events.post(std::move(done));
-    return;
-  }
-  if (x->what.proxy)
-    x->what.proxy->stop();
-  x->what.runner->stop([x] {
-    x->commands_gone = true;
-    x->proceed(x);
-  });
-  // After `stop` has marked them as cancelled, or they would look like commands that were lost.
-  services_.events.post([x] {
-    x->await_init(x);
-    ::syscall(SYS_pidfd_send_signal, x->what.init->get(), SIGKILL, nullptr, 0);
-  });
 }
 
 result<void> isolated_sandbox::remove() {
@@ -691,8 +791,14 @@ result<void> isolated_sandbox::remove() {
     base = uid_base_;
     ending_.reset();
   }
-  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)})
-    end_earlier(dir.get());
+  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)}) {
+    // What an earlier server left is taken over to be ended.
+    if (auto earlier = adopt_init(dir.get()); earlier && *earlier) {
+      ::syscall(SYS_pidfd_send_signal, (*earlier)->pidfd.get(), SIGKILL, nullptr, 0);
+      wait_for((*earlier)->pidfd.get());
+    }
+    remove_groups(read_note(dir.get()));
+  }
   if (mapped_ && base == 0) { // never opened by this process
     auto known
       = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);

@@ -23,7 +23,7 @@ namespace troupe::backends::isolated {
 struct shared_parts {
   shared_parts(isolated_options opts, std::string instance_name)
     : options(std::move(opts)), instance(std::move(instance_name)),
-      templates(options.dir, options.root) {}
+      templates(options.dir, options.root, options.may_adopt) {}
 
   /// (blocks) The filter, made once.
   result<std::string> filter();
@@ -76,7 +76,9 @@ public:
   std::vector<wall> walls() const override;
 
 private:
-  /// From `open` to `shutdown`.
+  struct ending;
+
+  /// From `open` to its end.
   struct life {
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
@@ -86,12 +88,19 @@ private:
     std::shared_ptr<isolated::limit_groups> limits;
     shared_fd root;
     std::vector<wall> walls;
+    std::shared_ptr<ending> end;
   };
-  struct ending;
 
   /// (blocks) Makes the directories, the listening socket and the ids; then init.
   result<life> start();
+  /// (blocks) The same with an init that outlived an earlier server.
+  life take_over(isolated::launched_init init);
+  life assemble(isolated::launched_init init, std::shared_ptr<cgroup> group,
+                isolated::limit_groups limits);
   result<unique_fd> listen() const;
+  std::string limits_name(const std::string& name) const;
+  /// (blocks) Of a life that an earlier server began and that has ended.
+  void remove_groups(const std::string& name);
   result<void> give_root_to_its_user() const;
   result<isolated::launch_plan> plan() const;
   result<void> write_accounts(isolated::launch_plan& out) const;

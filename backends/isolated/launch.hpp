@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,5 +56,9 @@ struct launched_init {
 /// (blocks, some milliseconds) Makes the namespaces and starts init in them. An error names the
 /// wall that could not be had, in its context.
 result<launched_init> launch_init(const launch_plan& plan);
+
+/// (blocks) The init that an earlier server left alive beside its socket in the directory
+/// `private_dir`, once nobody else controls it; nullopt: there is none.
+result<std::optional<launched_init>> adopt_init(int private_dir);
 
 } // namespace troupe::backends::isolated

@@ -31,6 +31,8 @@ struct isolated_options {
   uint32_t uid_base = 0x80000000;
   /// How long a sandbox outlives its server.
   uint32_t grace_seconds = 300;
+  /// Sandboxes of an earlier server may be alive, on root file systems that it made.
+  bool may_adopt = false;
   /// Unless a session says otherwise.
   int64_t default_pids = 1024;
   int64_t default_open_files = 4096;
