@@ -139,6 +139,38 @@ egress::service& shared_parts::egress() {
   return *egress_;
 }
 
+/// Tells of limits that a sandbox met. Reactor thread.
+struct isolated_sandbox::limit_watch {
+  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2)
+    : groups(std::move(v1)), unified(std::move(v2)), told_hits(now()) {}
+
+  limit_groups::hits now() const {
+    return groups->hits_so_far(unified ? unified->directory()->get() : -1);
+  }
+
+  /// Some limit may be why a command failed: the kernel keeps count.
+  void tell(const std::function<void(sandbox_notice)>& told) {
+    auto all = now();
+    auto one = [&](const char* limit, int64_t count) {
+      if (count <= 0)
+        return;
+      sandbox_notice notice;
+      notice.data = std::string{R"({"what":"limit","limit":")"} + limit + R"(","count":)"
+                    + std::to_string(count) + "}";
+      notice.failure = make_error(errc::quota_exceeded, op::sandbox,
+                                  std::string{"the sandbox met its limit: "} + limit);
+      told(std::move(notice));
+    };
+    one("memory", all.memory - told_hits.memory);
+    one("pids", all.pids - told_hits.pids);
+    told_hits = all;
+  }
+
+  const std::shared_ptr<limit_groups> groups;
+  const std::shared_ptr<cgroup> unified;
+  limit_groups::hits told_hits;
+};
+
 /// How a life ends: by `shutdown`, or because its init died. It may outlast the sandbox.
 struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
   ending(runner_services s, life x) : services(s), what(std::move(x)) {}
@@ -204,9 +236,8 @@ private:
   void proceed() {
     if (!init_gone || !commands_gone)
       return;
-    out_of_memory = what.limits && what.limits->ran_out_of_memory();
-    if (what.limits)
-      what.limits->remove();
+    out_of_memory = what.limit_hits->now().memory > 0;
+    what.limits->remove();
     if (what.group)
       destroy(services.events, what.group, [self = shared_from_this()] { self->finish(); });
     else
@@ -391,6 +422,7 @@ isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::share
   out.group = std::move(group);
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
   out.limits = std::make_shared<limit_groups>(std::move(limits));
+  out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group);
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
@@ -507,7 +539,8 @@ result<launch_plan> isolated_sandbox::plan() const {
   out.grace_seconds = options.grace_seconds;
   out.open_files
     = static_cast<uint64_t>(config_.limits.open_files.value_or(options.default_open_files));
-  out.processes = static_cast<uint64_t>(config_.limits.pids.value_or(options.default_pids));
+  // A limit that was asked for is the control group's, which counts what it refuses.
+  out.processes = config_.limits.pids ? 0 : static_cast<uint64_t>(options.default_pids);
   if (mapped_) {
     std::lock_guard guard{mutex_};
     out.uid_base = uid_base_;
@@ -754,6 +787,28 @@ std::vector<std::string> isolated_sandbox::environment_of(
   for (const auto& [name, value] : variables)
     out.emplace_back(name).append("=").append(value);
   return out;
+}
+
+command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) {
+  std::shared_ptr<limit_watch> limits;
+  {
+    std::lock_guard guard{mutex_};
+    limits = life_.limit_hits;
+  }
+  if (limits && told_)
+    handlers.on_exit = [limits, told = told_,
+                        done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+      if (outcome && outcome->exit_code != 0)
+        limits->tell(told);
+      if (done)
+        done(std::move(outcome));
+    };
+  return runner_sandbox::exec(std::move(spec), std::move(handlers));
+}
+
+std::shared_ptr<command_runner> isolated_sandbox::runner() const {
+  std::lock_guard guard{mutex_};
+  return life_.runner;
 }
 
 void isolated_sandbox::connect(uint16_t port, std::function<void(result<unique_fd>)> done) {

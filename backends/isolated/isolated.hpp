@@ -69,6 +69,7 @@ public:
           const std::vector<std::pair<std::string, std::string>>& environment) const override;
   result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const override;
+  command_id exec(command_spec spec, command_handlers handlers) override;
   void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
   void shutdown(std::function<void()> done) override;
   result<void> remove() override;
@@ -77,6 +78,7 @@ public:
 
 private:
   struct ending;
+  struct limit_watch;
 
   /// From `open` to its end.
   struct life {
@@ -86,6 +88,7 @@ private:
     std::shared_ptr<unique_fd> init; ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
+    std::shared_ptr<limit_watch> limit_hits;
     shared_fd root;
     std::vector<wall> walls;
     std::shared_ptr<ending> end;
@@ -112,9 +115,7 @@ private:
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
   life current() const;
-  std::shared_ptr<command_runner> runner() const override {
-    return current().runner;
-  }
+  std::shared_ptr<command_runner> runner() const override;
 
   cgroup_tree& cgroups_;
   isolated::shared_parts& parts_;

@@ -197,15 +197,24 @@ void limit_groups::add_usage(session_usage& out) const {
   }
 }
 
-bool limit_groups::ran_out_of_memory() const {
-  for (const auto& path : v1_) {
-    std::istringstream in{read_kernel_file(AT_FDCWD, path + "/memory.oom_control")};
+limit_groups::hits limit_groups::hits_so_far(int unified) const {
+  hits out;
+  auto add = [&](int dir, const std::string& file, const char* key, int64_t& to) {
+    std::istringstream in{read_kernel_file(dir, file)};
     std::string name;
     for (int64_t value = 0; in >> name >> value;)
-      if (name == "oom_kill" && value > 0)
-        return true;
+      if (name == key)
+        to += value;
+  };
+  for (const auto& path : v1_) {
+    add(AT_FDCWD, path + "/memory.oom_control", "oom_kill", out.memory);
+    add(AT_FDCWD, path + "/pids.events", "max", out.pids);
   }
-  return false;
+  if (unified >= 0) {
+    add(unified, "memory.events", "oom_kill", out.memory);
+    add(unified, "pids.events", "max", out.pids);
+  }
+  return out;
 }
 
 void limit_groups::remove() {

@@ -34,8 +34,12 @@ public:
   /// What is counted here and not in the group of version 2.
   void add_usage(session_usage& out) const;
 
-  /// Whether the kernel killed a process in here for its memory.
-  bool ran_out_of_memory() const;
+  /// How often the kernel has said no so far. `unified` as for `make`.
+  struct hits {
+    int64_t memory = 0; ///< processes killed
+    int64_t pids = 0;   ///< forks refused
+  };
+  hits hits_so_far(int unified) const;
 
   /// Nothing may be alive in them. Idempotent.
   void remove();
