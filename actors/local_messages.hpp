@@ -206,12 +206,15 @@ struct apply_progress {
   uint32_t total = 0;
 };
 
-/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `commands` (git) run in
-/// the sandbox first, in attempts: the first attempt that succeeds ends them.
+/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `attempts` are commands
+/// (git) that run in a sandbox first: the first attempt that succeeds ends them.
 struct entry_job {
   std::string name; ///< the entry's path, for errors and events
   std::function<result<std::vector<materialized_file>>()> run;
   std::vector<std::vector<std::vector<std::string>>> attempts;
+  /// A sandbox for the commands alone, which has ended when `run` runs and is removed after it.
+  /// nullopt: they run in the session's.
+  std::optional<backends::sandbox_config> own_sandbox;
   /// Makes the error of a command that failed, or that could not be run at all.
   std::function<error(const result<exec_result>&)> command_error;
   /// Runs on the I/O pool whatever happened, last.

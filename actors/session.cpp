@@ -46,9 +46,10 @@ std::string search_path(const manifest& x, const std::vector<std::string>& env_a
   return host && backends::is_allowed("PATH", env_allowlist) ? host : backends::default_path;
 }
 
-/// Sources that only the server may read: it copies them as itself.
+/// Sources that the session's user cannot read: the server copies or moves them as itself.
 bool copies_from_host(const entry& x) {
-  if (x.kind == entry_kind::local_file || x.kind == entry_kind::local_dir)
+  if (x.kind == entry_kind::local_file || x.kind == entry_kind::local_dir
+      || x.kind == entry_kind::git_repo)
     return true;
   return std::any_of(x.children.begin(), x.children.end(),
                      [](const named_entry& y) { return copies_from_host(y.entry); });
@@ -385,6 +386,7 @@ co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const m
   work.identity = *who;
   bool copies = std::any_of(work.manifest->entries.begin(), work.manifest->entries.end(),
                             [](const named_entry& x) { return copies_from_host(x.entry); });
+  work.session_id = record_.spec.id;
   work.private_dir = session_dir(shared_.config, record_.spec.id);
   work.tenant = record_.spec.tenant;
   work.limits = record_.spec.concurrency;
