@@ -35,11 +35,16 @@ result<exec_result> outcome_of(backends::command_exit x, const std::vector<std::
 
 } // namespace
 
-backend_state::backend_state(self_ptr<handle_type> self, services& shared, std::string tenant,
-                             std::shared_ptr<backends::sandbox> sandbox)
-  : self_(self), shared_(shared), tenant_(std::move(tenant)), sandbox_(std::move(sandbox)) {}
+backend_state::backend_state(self_ptr<handle_type> self, services& shared, std::string session_id,
+                             std::string tenant, std::shared_ptr<backends::sandbox> sandbox)
+  : self_(self), shared_(shared), session_id_(std::move(session_id)), tenant_(std::move(tenant)),
+    sandbox_(std::move(sandbox)) {}
 
 backend_state::handle_type::behavior_type backend_state::make_behavior() {
+  sandbox_->observe([this, inbox = actor_inbox{self_}](backends::sandbox_notice x) {
+    auto notice = std::make_shared<backends::sandbox_notice>(std::move(x));
+    inbox.post([this, notice] { on_notice(std::move(*notice)); });
+  });
   return {
     [this](const open_sandbox&) {
       return respond(self_, scope_, ready_after(&backends::sandbox::open));
@@ -78,6 +83,14 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
     },
     [](action& work) { work(); },
   };
+}
+
+void backend_state::on_notice(backends::sandbox_notice x) {
+  auto lost = x.lost;
+  if (auto session = shared_.directory.find(session_id_).session)
+    tell(self_, session, std::move(x));
+  if (lost)
+    self_->quit(caf::exit_reason::unhandled_exception);
 }
 
 co<result<sandbox_ready>> backend_state::ready_after(result<void> (backends::sandbox::*step)()) {

@@ -16,8 +16,8 @@ public:
   using handle_type = backend_actor;
   static constexpr const char* name = "troupe.backend";
 
-  backend_state(self_ptr<handle_type> self, services& shared, std::string tenant,
-                std::shared_ptr<backends::sandbox> sandbox);
+  backend_state(self_ptr<handle_type> self, services& shared, std::string session_id,
+                std::string tenant, std::shared_ptr<backends::sandbox> sandbox);
 
   handle_type::behavior_type make_behavior();
 
@@ -37,6 +37,9 @@ private:
   co<result<void>> remove();
   co<result<void>> close();
 
+  /// Passed on to the session; the end of the sandbox is the end of this actor.
+  void on_notice(backends::sandbox_notice x);
+
   caf::result<exec_result> exec(sandbox_exec& x, exec_sink_actor sink);
   caf::result<exec_result> open_terminal(sandbox_terminal& x, exec_sink_actor sink);
   caf::result<void> type(terminal_input& x);
@@ -52,6 +55,7 @@ private:
 
   self_ptr<handle_type> self_;
   services& shared_;
+  std::string session_id_;
   std::string tenant_;
   std::shared_ptr<backends::sandbox> sandbox_;
   std::unordered_map<uint64_t, running_command> commands_;

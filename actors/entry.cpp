@@ -1,5 +1,6 @@
 #include "actors/entry.hpp"
 
+#include "actors/backend.hpp"
 #include "messages/ids.hpp"
 
 namespace troupe::actors {
@@ -24,6 +25,11 @@ entry_state::entry_state(self_ptr<handle_type> self, services& shared, std::stri
   : self_(self), shared_(shared), tenant_(std::move(tenant)), backend_(std::move(backend)),
     environment_(std::move(environment)) {}
 
+entry_state::~entry_state() {
+  if (own_backend_)
+    caf::anon_send_exit(own_backend_, caf::exit_reason::kill);
+}
+
 entry_state::handle_type::behavior_type entry_state::make_behavior() {
   return {
     [this](entry_job_ptr& job) -> caf::result<materialized_files> {
@@ -46,7 +52,7 @@ co<result<materialized_files>> entry_state::work(entry_job_ptr job) {
       outcome = unexpected(std::move(prepared.error()));
   }
   if (outcome && !job->attempts.empty()) {
-    auto ran = co_await run_commands(job);
+    auto ran = co_await fetch(job);
     if (!ran)
       outcome = unexpected(std::move(ran.error()));
   }
@@ -57,6 +63,12 @@ co<result<materialized_files>> entry_state::work(entry_job_ptr job) {
       outcome->items = std::move(*files);
     else
       outcome = unexpected(std::move(files.error()));
+  }
+  if (own_backend_) {
+    auto removed = co_await ask<void>(self_, own_backend_, remove_sandbox{});
+    (void) removed; // what is left is in the session's folder, and goes with it
+    self_->send_exit(own_backend_, caf::exit_reason::kill);
+    own_backend_ = backend_actor{};
   }
   if (job->cleanup) {
     auto clean = [job]() -> result<void> {
@@ -69,7 +81,26 @@ co<result<materialized_files>> entry_state::work(entry_job_ptr job) {
   co_return outcome;
 }
 
-co<result<void>> entry_state::run_commands(entry_job_ptr job) {
+co<result<void>> entry_state::fetch(entry_job_ptr job) {
+  if (!job->own_sandbox)
+    co_return co_await run_commands(job, backend_);
+  auto made = shared_.runtime.make_sandbox(backend_kind::isolated, *job->own_sandbox);
+  if (!made)
+    co_return unexpected(std::move(made.error()));
+  std::shared_ptr<backends::sandbox> sandbox{std::move(*made)};
+  own_backend_ = self_->spawn<state_actor<backend_state>>(
+    std::ref(shared_), job->own_sandbox->session_id, tenant_, std::move(sandbox));
+  auto opened = co_await ask<sandbox_ready>(self_, own_backend_, open_sandbox{});
+  if (!opened)
+    co_return unexpected(std::move(opened.error()));
+  auto ran = co_await run_commands(job, own_backend_);
+  auto closed = co_await ask<void>(self_, own_backend_, close_sandbox{});
+  if (ran && !closed)
+    co_return closed;
+  co_return ran;
+}
+
+co<result<void>> entry_state::run_commands(entry_job_ptr job, backend_actor where) {
   std::optional<error> first;
   for (const auto& attempt : job->attempts) {
     std::optional<error> failed;
@@ -83,7 +114,7 @@ co<result<void>> entry_state::run_commands(entry_job_ptr job) {
       // git must never wait for someone to type a password.
       command.request.env = {{"GIT_TERMINAL_PROMPT", "0"}};
       command.environment = environment_;
-      auto ended = co_await ask<exec_result>(self_, backend_, std::move(command));
+      auto ended = co_await ask<exec_result>(self_, where, std::move(command));
       if (!ended || ended->exit_code != 0)
         failed = job->command_error(argv, ended);
       if (failed)

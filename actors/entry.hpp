@@ -15,19 +15,22 @@ public:
 
   entry_state(self_ptr<handle_type> self, services& shared, std::string tenant,
               backend_actor backend, std::vector<std::pair<std::string, std::string>> environment);
+  ~entry_state();
 
   handle_type::behavior_type make_behavior();
 
 private:
   co<result<materialized_files>> work(entry_job_ptr job);
 
+  co<result<void>> fetch(entry_job_ptr job);
   /// The attempts in order; the first failure of the first attempt is the one reported.
-  co<result<void>> run_commands(entry_job_ptr job);
+  co<result<void>> run_commands(entry_job_ptr job, backend_actor where);
 
   self_ptr<handle_type> self_;
   services& shared_;
   std::string tenant_;
   backend_actor backend_;
+  backend_actor own_backend_; ///< of a job with a sandbox of its own, until that is removed
   std::vector<std::pair<std::string, std::string>> environment_;
   task_scope scope_;
 };

@@ -136,6 +136,7 @@ struct attached_exec {
 /// What a session actor takes inside its process.
 using local_session_actor
   = with_actions<session_actor>::extend<caf::reacts_to<backend_replaced>,
+                                        caf::reacts_to<backends::sandbox_notice>,
                                         caf::replies_to<recover_session>::with<session_view>,
                                         caf::replies_to<attached_exec>::with<exec_result>>;
 
@@ -205,14 +206,17 @@ struct apply_progress {
   uint32_t total = 0;
 };
 
-/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `commands` (git) run in
-/// the sandbox first, in attempts: the first attempt that succeeds ends them.
+/// One unit of materialisation. `run` blocks and belongs on the I/O pool; `attempts` are commands
+/// (git) that run in a sandbox first: the first attempt that succeeds ends them.
 struct entry_job {
   std::string name; ///< the entry's path, for errors and events
   /// Runs on the I/O pool before the commands; may be empty.
   std::function<result<void>()> prepare;
   std::function<result<std::vector<materialized_file>>()> run;
   std::vector<std::vector<std::vector<std::string>>> attempts;
+  /// A sandbox for the commands alone, which has ended when `run` runs and is removed after it.
+  /// nullopt: they run in the session's.
+  std::optional<backends::sandbox_config> own_sandbox;
   /// Makes the error of a command that failed, or that could not be run at all.
   std::function<error(const std::vector<std::string>& argv, const result<exec_result>&)>
     command_error;
@@ -247,6 +251,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::terminal_size)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::collect_terminal)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::end_terminal)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::backend_replaced)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::backends::sandbox_notice)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::attached_exec)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::recover_session)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::lookup_local)

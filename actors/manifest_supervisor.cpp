@@ -63,6 +63,21 @@ result<void> write_inline(int root_fd, const workspace::planned_entry& x, std::s
   return flush();
 }
 
+/// Where an isolated session's repository is fetched: neither the server nor the session may be the
+/// one that a hostile repository is unpacked by, and the session may have no network. This one
+/// reaches the repository's host, if the operator lets it, and nothing else.
+backends::sandbox_config fetch_sandbox(const application& work, const troupe::entry& x,
+                                       const std::string& folder) {
+  backends::sandbox_config out;
+  out.session_id = work.session_id;
+  out.private_dir = folder;
+  out.workspace_root = folder + "/workspace";
+  out.network = network_mode::allow;
+  auto bare = x.host.find(':') == std::string::npos || x.host.back() == ']';
+  out.network_allow = {bare ? x.host + ":443" : x.host};
+  return out;
+}
+
 error git_error(const troupe::entry& x, const result<exec_result>& failed) {
   if (!failed && failed.error().code == errc::exec_transport_error)
     return make_error(errc::git_missing_in_image, op::materialize,
@@ -231,18 +246,21 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       break;
     case entry_kind::git_repo: {
       auto subpath = workspace::check_git_subpath(*x.entry);
-      if (work_->isolated)
-        subpath = unexpected(make_error(errc::not_implemented, op::materialize,
-                                        "git entries need a network, which an isolated session "
-                                        "does not have"));
       if (!subpath) {
         job->run = [problem = subpath.error()]() -> result<std::vector<materialized_file>> {
           return unexpected(problem);
         };
         break;
       }
-      auto tmp = work->private_dir + "/git-" + random_hex(8);
-      job->attempts = workspace::git_attempts(*x.entry, tmp);
+      auto folder = work->private_dir + "/git-" + random_hex(8);
+      auto tmp = folder;
+      if (work->isolated) {
+        job->own_sandbox = fetch_sandbox(*work, *x.entry, folder);
+        tmp = job->own_sandbox->workspace_root + "/tree";
+        job->attempts = workspace::git_attempts(*x.entry, job->own_sandbox->inside_root + "/tree");
+      } else {
+        job->attempts = workspace::git_attempts(*x.entry, tmp);
+      }
       job->command_error
         = [x](const auto&, const auto& failed) { return git_error(*x.entry, failed); };
       job->run = [work, x, tmp, subpath = *subpath]() -> result<std::vector<materialized_file>> {
@@ -254,7 +272,7 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
         return std::vector<materialized_file>{};
       };
       // What cannot be removed now goes with the session's private directory.
-      job->cleanup = [tmp] { (void) workspace::remove_tree_at(tmp); };
+      job->cleanup = [folder] { (void) workspace::remove_tree_at(folder); };
       break;
     }
   }

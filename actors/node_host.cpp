@@ -26,12 +26,9 @@ unsigned cores() {
 
 /// Removes folders of sessions that have no record: a process died between making and recording
 /// one, or between forgetting and removing one.
-result<void> sweep(const node_config& config, registry_db& db) {
-  auto records = db.load(load_records{0, 1});
-  if (!records)
-    return unexpected(std::move(records.error()));
+result<void> sweep(const node_config& config, const std::vector<session_record>& records) {
   std::set<std::string> known;
-  for (const auto& record : *records)
+  for (const auto& record : records)
     known.insert(record.spec.id);
   std::error_code ignored;
   for (const auto& folder :
@@ -69,9 +66,16 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   auto instance = workspace::sha256_hex(config.state_dir).substr(0, 12);
   if (config.isolated.dir.empty())
     config.isolated.dir = config.state_dir + "/isolated";
-  host->runtime_ = std::make_unique<backends::runtime>(
-    backends::runtime::options{.instance = instance, .isolated = config.isolated});
-  if (auto swept = sweep(config, **db); !swept)
+  auto records = (*db)->load(load_records{0, 1});
+  if (!records)
+    return unexpected(std::move(records.error()));
+  std::set<std::string> adoptable;
+  for (const auto& record : *records)
+    if (record.spec.state.type == backend_kind::isolated)
+      adoptable.insert(record.spec.id);
+  host->runtime_ = std::make_unique<backends::runtime>(backends::runtime::options{
+    .instance = instance, .isolated = config.isolated, .adoptable = std::move(adoptable)});
+  if (auto swept = sweep(config, *records); !swept)
     return unexpected(std::move(swept.error()));
   auto workers = cores();
   host->repository_ = snapshot::make_repository(

@@ -94,6 +94,7 @@ std::string spec_text(const session_spec& x) {
       {"disk_inodes", optional_number(x.limits.disk_inodes)},
       {"open_files", optional_number(x.limits.open_files)}}},
     {"network", to_string(x.network)},
+    {"network_allow", x.network_allow},
     {"archives", workspace::dump_archive_limits(x.archives)},
     {"on_conflict", to_string(x.on_conflict)},
     {"idle_timeout_ms", optional_number(x.idle_timeout_ms)},
@@ -159,6 +160,7 @@ result<session_record> record_of(const session_row& row) {
   take(limits, "disk_inodes", out.spec.limits.disk_inodes);
   take(limits, "open_files", out.spec.limits.open_files);
   out.spec.network = network_from_string(spec->value("network", "")).value_or(network_mode::none);
+  take(*spec, "network_allow", out.spec.network_allow);
   if (auto i = spec->find("archives"); i != spec->end())
     if (auto archives = workspace::parse_archive_limits(*i))
       out.spec.archives = *archives;

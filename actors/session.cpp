@@ -35,9 +35,10 @@ error conflict(const char* message) {
   return make_error(errc::conflict, op::request, message);
 }
 
-/// Sources that only the server may read: it copies them as itself.
+/// Sources that the session's user cannot read: the server copies or moves them as itself.
 bool copies_from_host(const entry& x) {
-  if (x.kind == entry_kind::local_file || x.kind == entry_kind::local_dir)
+  if (x.kind == entry_kind::local_file || x.kind == entry_kind::local_dir
+      || x.kind == entry_kind::git_repo)
     return true;
   return std::any_of(x.children.begin(), x.children.end(),
                      [](const named_entry& y) { return copies_from_host(y.entry); });
@@ -164,6 +165,7 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
     [this](fork_session& x) { return respond(self_, scope_, fork(std::move(x))); },
     [](action& work) { work(); },
     [this](backend_replaced& x) { return on_backend_replaced(x); },
+    [this](backends::sandbox_notice& x) { return on_notice(x); },
     [this](const recover_session&) {
       return respond(self_, scope_, start(workspace_conflict::live_wins));
     },
@@ -635,9 +637,19 @@ caf::result<void> session_impl::on_backend_replaced(backend_replaced& x) {
   if (!up_)
     return caf::unit;
   up_ = false;
+  ++record_.live.restarts;
   // Nothing the agent wrote may be lost: the workspace that is there wins over its snapshot.
   launch<session_view>(scope_, start(workspace_conflict::live_wins),
                        [](const result<session_view>&) {});
+  return caf::unit;
+}
+
+caf::result<void> session_impl::on_notice(backends::sandbox_notice& x) {
+  auto happened = make_event(x.operation, event_phase::finish, std::move(x.data));
+  happened.span_id = "sandbox_op_" + random_hex(16);
+  happened.ok = !x.failure;
+  happened.failure = std::move(x.failure);
+  launch<void>(scope_, emit(std::move(happened)), [](const result<void>&) {});
   return caf::unit;
 }
 

@@ -132,6 +132,8 @@ private:
   co<result<void>> close_dependencies();
   co<result<void>> save();
   caf::result<void> on_backend_replaced(backend_replaced& x);
+  /// An event of what the sandbox did by itself.
+  caf::result<void> on_notice(backends::sandbox_notice& x);
   /// Closes the session when its idle time or its lifetime is over.
   void schedule_expiry();
   void check_expiry();

@@ -1,5 +1,6 @@
 #include "actors/supervisor.hpp"
 
+#include "backends/egress/rules.hpp"
 #include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/manifest_plan.hpp"
@@ -356,6 +357,10 @@ result<void> supervisor_state::complete(session_spec& spec) const {
       = workspace::path_policy::make(state.manifest.root, state.manifest.extra_path_grants);
       !policy)
     return unexpected(std::move(policy.error()));
+  if (auto valid = backends::egress::parse_rules(spec.network_allow,
+                                                 shared_.config.isolated.egress_names);
+      !valid)
+    return unexpected(std::move(valid.error()));
   // Restoring replaces the root with all in it.
   if (workspace::normalize_absolute(state.manifest.root) == "/")
     return unexpected(make_error(errc::sandbox_config_invalid, op::create,
@@ -382,6 +387,7 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->sandbox.inside_root = spec.state.manifest.root;
   made->sandbox.limits = spec.limits;
   made->sandbox.network = spec.network;
+  made->sandbox.network_allow = spec.network_allow;
   made->sandbox.users = spec.state.manifest.users;
   made->sandbox.groups = spec.state.manifest.groups;
   made->sandbox.root_owned = spec.state.workspace_root_owned;
@@ -421,7 +427,7 @@ result<backend_actor> supervisor_state::spawn_backend(child& x) {
   if (!sandbox)
     return unexpected(std::move(sandbox.error()));
   backend_actor actor = self_->spawn<state_actor<backend_state>>(
-    std::ref(shared_), x.tenant, std::shared_ptr<backends::sandbox>{std::move(*sandbox)});
+    std::ref(shared_), x.id, x.tenant, std::shared_ptr<backends::sandbox>{std::move(*sandbox)});
   watch_.watch(actor, [this, id = x.id](const caf::error& reason) { on_backend_down(id, reason); });
   return actor;
 }

@@ -100,6 +100,7 @@ struct sandbox_config {
   std::string inside_root = "/workspace";
   session_limits limits;
   network_mode network = network_mode::none;
+  std::vector<std::string> network_allow; ///< of network_mode::allow
   /// Users and groups that exist inside.
   std::vector<user> users;
   std::vector<group> groups;
@@ -109,11 +110,25 @@ struct sandbox_config {
 
 using wall = session_wall;
 
+/// What happened to a sandbox, or in it, without a call of ours.
+struct sandbox_notice {
+  op operation = op::sandbox;
+  std::string data = "{}"; ///< JSON object
+  std::optional<error> failure;
+  bool lost = false; ///< the sandbox is gone, with all that ran in it
+};
+
 /// One live sandbox. Calls come from any thread; those marked (blocks) belong on the I/O pool.
 /// The destructor kills whatever still runs in it, without waiting.
 class sandbox {
 public:
   virtual ~sandbox() = default;
+
+  /// Who is told of what happens by itself; before `open`. `told` runs on threads of the backend and
+  /// must not block.
+  virtual void observe(std::function<void(sandbox_notice)> told) {
+    (void) told;
+  }
 
   /// (blocks) Makes what the sandbox needs. May be called again after `shutdown`.
   virtual result<void> open() = 0;

@@ -206,7 +206,7 @@ session_usage cgroup::usage() const {
 
 // -- cgroup_tree ---------------------------------------------------------------------------------
 
-cgroup_tree::cgroup_tree(const std::string& instance) {
+cgroup_tree::cgroup_tree(const std::string& instance, const keeper& keep) {
   auto own = own_cgroup();
   if (!own) {
     reason_ = "no cgroup v2 hierarchy that we are in is mounted";
@@ -223,7 +223,7 @@ cgroup_tree::cgroup_tree(const std::string& instance) {
     return;
   }
   root_ = std::make_shared<const unique_fd>(std::move(directory));
-  sweep();
+  sweep(keep);
   // One at a time: a write that names one missing controller enables none. These work only where
   // somebody delegated them to us; without, there are no memory and pids figures.
   for (auto controller : {"+memory", "+pids"})
@@ -233,12 +233,14 @@ cgroup_tree::cgroup_tree(const std::string& instance) {
 cgroup_tree::~cgroup_tree() {
   if (!root_)
     return;
-  sweep();
+  sweep(nullptr);
   ::rmdir(path_.c_str());
 }
 
-void cgroup_tree::sweep() {
+void cgroup_tree::sweep(const keeper& keep) {
   for (const auto& name : subdirectories(root_->get())) {
+    if (keep && keep(name))
+      continue;
     auto directory = open_directory(root_->get(), name);
     if (!directory)
       continue;
@@ -262,6 +264,15 @@ result<cgroup> cgroup_tree::make(const std::string& name) {
   auto directory = open_directory(root_->get(), name);
   if (!directory)
     return failed(std::strerror(errno));
+  return cgroup{root_, name, std::move(directory)};
+}
+
+std::optional<cgroup> cgroup_tree::find(const std::string& name) {
+  if (!root_ || name.empty() || name.front() == '.' || name.find('/') != std::string::npos)
+    return std::nullopt;
+  auto directory = open_directory(root_->get(), name);
+  if (!directory)
+    return std::nullopt;
   return cgroup{root_, name, std::move(directory)};
 }
 

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace troupe::backends {
@@ -54,9 +55,12 @@ public:
   /// No tree: sandboxes do without.
   cgroup_tree() : reason_("turned off") {}
 
-  /// (blocks) Finds or makes the tree, then kills and removes all that an earlier process left in
-  /// it.
-  explicit cgroup_tree(const std::string& instance);
+  /// Whether a group of an earlier process stays.
+  using keeper = std::function<bool(const std::string& name)>;
+
+  /// (blocks) Finds or makes the tree, then kills and removes what an earlier process left in it,
+  /// but for what `keep` keeps.
+  explicit cgroup_tree(const std::string& instance, const keeper& keep = nullptr);
 
   /// (blocks) Kills and removes what is left.
   ~cgroup_tree();
@@ -76,8 +80,11 @@ public:
   /// Makes an empty group; `name` without slashes, not in use.
   result<cgroup> make(const std::string& name);
 
+  /// One that an earlier process made; nullopt: there is none.
+  std::optional<cgroup> find(const std::string& name);
+
 private:
-  void sweep();
+  void sweep(const keeper& keep);
 
   std::string path_;
   shared_fd root_;

@@ -3,6 +3,7 @@
 #include "backends/proc.hpp"
 #include "backends/pty.hpp"
 #include "backends/terminal.hpp"
+#include "messages/ids.hpp"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -50,7 +51,8 @@ constexpr milliseconds kill_retry{10};
 /// A timeout beyond this is none, and adding it to the time now must not overflow.
 constexpr std::chrono::hours longest_timeout{24 * 365};
 
-std::atomic<command_id> last_id{0};
+/// Apart from the ids of an earlier process: a sandbox may have outlived it with commands of its own.
+std::atomic<command_id> last_id{std::stoull(random_hex(3), nullptr, 16) << 36};
 
 /// Where all reads go, as fresh memory costs more than the read itself.
 std::array<char, chunk_size>& read_buffer() {
@@ -224,6 +226,8 @@ command_id command_runner::start(const command_ptr& c) {
   }
   request.as = c->spec.as;
   if (host_) {
+    request.kept_out = c->out.fd.get();
+    request.kept_err = c->err.fd.get();
     start_inside(c, std::move(request));
     return c->id;
   }

@@ -19,6 +19,18 @@ namespace {
 /// How long an ended orphan may hold its pid.
 constexpr std::chrono::seconds reap_interval{1};
 
+/// Of a group whose name begins with a session's id.
+bool is_adoptable(const std::set<std::string>& sessions, const std::string& name) {
+  constexpr size_t id_size = 36;
+  return name.size() > id_size && sessions.contains(name.substr(0, id_size));
+}
+
+isolated_options for_sandboxes(const runtime::options& opts) {
+  auto out = opts.isolated;
+  out.may_adopt = !opts.adoptable.empty();
+  return out;
+}
+
 /// Before any member is made: the spawner copies what is ignored, and wants low descriptors.
 cgroup_tree prepare_process(const runtime::options& opts) {
   ::signal(SIGPIPE, SIG_IGN);
@@ -29,17 +41,20 @@ cgroup_tree prepare_process(const runtime::options& opts) {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
-  return opts.cgroups ? cgroup_tree{opts.instance} : cgroup_tree{};
+  auto keep = [&](const std::string& name) { return is_adoptable(opts.adoptable, name); };
+  return opts.cgroups ? cgroup_tree{opts.instance, keep} : cgroup_tree{};
 }
 
 } // namespace
 
 runtime::runtime(options opts)
   : cgroups_(prepare_process(opts)),
-    isolated_(std::make_unique<isolated::shared_parts>(opts.isolated, opts.instance)),
+    isolated_(std::make_unique<isolated::shared_parts>(for_sandboxes(opts), opts.instance)),
     kills_({.name = "killer", .threads = 2}) {
   if (!opts.isolated.dir.empty())
-    isolated::limit_groups::sweep("troupe-" + opts.instance + "-");
+    isolated::limit_groups::sweep("troupe-" + opts.instance + "-", [&](const std::string& name) {
+      return is_adoptable(opts.adoptable, name);
+    });
   reactor_.post([this] { reap_regularly(); });
 }
 

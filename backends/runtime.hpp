@@ -10,6 +10,8 @@
 #include "backends/thread_pool.hpp"
 
 #include <memory>
+#include <set>
+#include <string>
 
 namespace troupe::backends {
 
@@ -33,6 +35,9 @@ public:
     /// Whether to use cgroups where the machine has them.
     bool cgroups = true;
     isolated_options isolated;
+    /// Sessions whose sandboxes an earlier process of this name may have left alive, for this one
+    /// to take over when they are opened. What else it left is swept.
+    std::set<std::string> adoptable;
   };
 
   explicit runtime(options opts);

@@ -1,5 +1,7 @@
 #include "cli/config.hpp"
 
+#include "backends/egress/address.hpp"
+#include "backends/egress/rules.hpp"
 #include "cli/event_sinks.hpp"
 #include "gateway/native/object_reader.hpp"
 #include "messages/ids.hpp"
@@ -25,6 +27,26 @@ error file_error(const std::string& path, const char* what) {
                     std::string{what} + " " + path + ": "
                       + std::strerror(errno)) // NOLINT(concurrency-mt-unsafe)
     .with("path", path);
+}
+
+/// What sandboxes with an allow list may reach at all.
+result<void> read_egress(const json& value, backends::isolated_options& to) {
+  gateway::object_reader in{value, "isolated.egress"};
+  if (auto names = in.texts("names"))
+    to.egress_names = std::move(*names);
+  to.egress_ranges = in.texts("address_ranges").value_or(to.egress_ranges);
+  to.egress_connections = in.integer("connections", 1, 4096).value_or(to.egress_connections);
+  if (auto n = in.integer("idle_s", 1, 86'400))
+    to.egress_idle_seconds = static_cast<uint32_t>(*n);
+  if (auto ok = in.finish(); !ok)
+    return ok;
+  for (const auto& text : to.egress_ranges)
+    if (auto range = backends::egress::parse_range(text); !range)
+      return unexpected(std::move(range.error()));
+  if (to.egress_names)
+    if (auto rules = backends::egress::parse_rules(*to.egress_names); !rules)
+      return unexpected(std::move(rules.error()));
+  return {};
 }
 
 } // namespace
@@ -132,6 +154,9 @@ result<void> read_config(const std::string& path, serve_config& out) {
     to.default_open_files = one.integer("open_files", 16, 1 << 20).value_or(to.default_open_files);
     to.tmp_bytes = one.integer("tmp_bytes", 4096, int64_t{1} << 50).value_or(to.tmp_bytes);
     to.tmp_inodes = one.integer("tmp_inodes", 16, int64_t{1} << 40).value_or(to.tmp_inodes);
+    if (auto* egress = one.any("egress"))
+      if (auto ok = read_egress(*egress, to); !ok)
+        return ok;
     if (auto ok = one.finish(); !ok)
       return ok;
   }

@@ -62,6 +62,7 @@ constexpr std::array code_names = {
   "backend_unavailable",
   "backend_lost",
   "no_space",
+  "network_denied",
   "not_implemented",
   "internal",
 };
@@ -87,8 +88,10 @@ constexpr std::array op_names = {
   "remove",
   "list",
   "request",
+  "network",
+  "sandbox",
 };
-static_assert(op_names.size() == static_cast<size_t>(op::request) + 1);
+static_assert(op_names.size() == static_cast<size_t>(op::sandbox) + 1);
 
 template <class Enum, size_t N>
 std::optional<Enum> find_name(const std::array<const char*, N>& names, std::string_view name) {

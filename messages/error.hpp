@@ -68,6 +68,7 @@ enum class errc : uint8_t {
   backend_unavailable, ///< this build or this machine lacks that backend
   backend_lost,        ///< the sandbox died under the request
   no_space,            ///< disk or quota full
+  network_denied,      ///< the sandbox's network rules say no
   not_implemented,
   internal,
 };
@@ -94,6 +95,8 @@ enum class op : uint8_t {
   remove,
   list,
   request,
+  network, ///< what the sandbox's proxy was asked for, and what it decided
+  sandbox, ///< what happened to a sandbox by itself: it died, was taken over, met a limit
 };
 
 std::string_view to_string(errc code);

@@ -26,11 +26,15 @@ std::string_view to_string(session_status status) {
 }
 
 std::string_view to_string(network_mode mode) {
-  return mode == network_mode::host ? "host" : "none";
+  switch (mode) {
+    case network_mode::host: return "host";
+    case network_mode::allow: return "allow";
+    default: return "none";
+  }
 }
 
 std::optional<network_mode> network_from_string(std::string_view name) {
-  for (auto mode : {network_mode::none, network_mode::host})
+  for (auto mode : {network_mode::none, network_mode::host, network_mode::allow})
     if (name == to_string(mode))
       return mode;
   return std::nullopt;

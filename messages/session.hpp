@@ -17,8 +17,9 @@ enum class backend_kind : uint8_t { unix_local, isolated, docker };
 
 /// What a sandbox sees of networks.
 enum class network_mode : uint8_t {
-  none, ///< a loopback of its own
-  host, ///< the server's own network
+  none,  ///< a loopback of its own
+  host,  ///< the server's own network
+  allow, ///< a loopback of its own, with a proxy to what is named
 };
 
 enum class session_status : uint8_t { created, starting, running, stopping, stopped, failed };
@@ -99,6 +100,7 @@ struct session_spec {
   concurrency_limits concurrency;
   session_limits limits;
   network_mode network = network_mode::none;
+  std::vector<std::string> network_allow; ///< of `allow`: "host:port"
   archive_limits archives;
   workspace_conflict on_conflict = workspace_conflict::snapshot_wins;
   std::map<std::string, std::string> labels;
@@ -202,7 +204,7 @@ auto inspect(Inspector& f, session_spec& x) {
   return inspect_object(
     f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
     field("concurrency", x.concurrency), field("limits", x.limits), field("network", x.network),
-    field("archives", x.archives), field("on_conflict", x.on_conflict), field("labels", x.labels),
+    field("network_allow", x.network_allow), field("archives", x.archives), field("on_conflict", x.on_conflict), field("labels", x.labels),
     field("idle_timeout_ms", x.idle_timeout_ms), field("max_lifetime_ms", x.max_lifetime_ms),
     field("start", x.start), field("resumed", x.resumed));
 }

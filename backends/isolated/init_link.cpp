@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -90,7 +91,7 @@ void init_link::open(std::function<void()> on_gone) {
 // -- sending -------------------------------------------------------------------------------------
 
 int init_link::send_now(int socket, const std::string& bytes, const std::vector<int>& fds) {
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)]{};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * max_descriptors)]{};
   iovec part{const_cast<char*>(bytes.data()), bytes.size()};
   msghdr m{};
   m.msg_iov = &part;
@@ -184,6 +185,8 @@ void init_link::start(command_id id, spawn_request rq, on_end ended) {
     fds.push_back(file.get());
     strings.clear();
   }
+  add(rq.kept_out, spawn_keeps_stdout);
+  add(rq.kept_err, spawn_keeps_stderr);
   std::string bytes;
   bytes.reserve(sizeof m + strings.size() + 64);
   append(bytes, m);
@@ -300,6 +303,16 @@ void init_link::read_answers() {
       reply_message x;
       std::memcpy(&x, data, sizeof x);
       on_reply(x, std::move(fd));
+    } else if (head.type == message_type::orphaned
+               && n == static_cast<ssize_t>(sizeof(orphaned_message))) {
+      orphaned_message x;
+      std::memcpy(&x, data, sizeof x);
+      on_orphan(x);
+    } else if (head.type == message_type::spooled
+               && n == static_cast<ssize_t>(sizeof(spooled_message))) {
+      spooled_message x;
+      std::memcpy(&x, data, sizeof x);
+      on_spooled(x, fd);
     }
   }
 }
@@ -308,11 +321,11 @@ void init_link::on_exited(const exited_message& m) {
   running x;
   {
     std::lock_guard guard{mutex_};
-    auto node = commands_.extract(m.head.id);
-    if (!node)
-      return;
-    x = std::move(node.mapped());
+    if (auto node = commands_.extract(m.head.id))
+      x = std::move(node.mapped());
   }
+  if (!x.ended)
+    return on_orphan_end(m);
   result<int32_t> outcome = exit_code(m.status);
   if (m.failed != spawn_stage::none)
     outcome = unexpected{spawn_error(x.request, m.status, m.failed == spawn_stage::directory)};
@@ -337,6 +350,38 @@ void init_link::on_reply(const reply_message& m, unique_fd fd) {
     done(std::move(fd));
 }
 
+void init_link::on_orphan(const orphaned_message& m) {
+  if (!on_orphan_ || orphans_.size() >= max_commands)
+    return;
+  auto& x = orphans_[m.head.id];
+  x.pid = m.pid;
+  on_orphan_(x);
+}
+
+void init_link::on_spooled(const spooled_message& m, const unique_fd& fd) {
+  constexpr uint32_t shown = 16 * 1024;
+  if (!on_orphan_ || orphans_.size() >= max_commands)
+    return;
+  auto& x = orphans_[m.head.id];
+  x.dropped += m.dropped;
+  if (!fd)
+    return;
+  auto size = std::min(m.bytes, shown);
+  std::string text(size, '\0');
+  auto n = ::pread(fd.get(), text.data(), size, static_cast<off_t>(m.bytes - size));
+  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  (m.stream == 2 ? x.err : x.out) = std::move(text);
+}
+
+void init_link::on_orphan_end(const exited_message& m) {
+  if (!on_orphan_)
+    return;
+  auto node = orphans_.extract(m.head.id);
+  auto x = node ? std::move(node.mapped()) : orphan_news{};
+  x.exit_code = exit_code(m.status);
+  on_orphan_(std::move(x));
+}
+
 void init_link::close() {
   auto keep = shared_from_this();
   events_.unwatch(std::exchange(watch_, 0));
@@ -354,6 +399,7 @@ void init_link::close() {
   for (auto& [id, waiting] : requests)
     for (auto& done : waiting)
       done(unexpected{sandbox_gone()});
+  on_orphan_ = nullptr;
   if (auto gone = std::exchange(on_gone_, nullptr))
     events_.post(std::move(gone));
 }

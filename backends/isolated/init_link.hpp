@@ -9,11 +9,21 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 namespace troupe::backends::isolated {
+
+/// What happens to a command that an earlier controller of the sandbox started.
+struct orphan_news {
+  int32_t pid = 0;                  ///< inside; 0: unknown, it ended before we came
+  std::optional<int32_t> exit_code; ///< nullopt: it still runs
+  std::string out;                  ///< the end of what it put out meanwhile
+  std::string err;
+  uint64_t dropped = 0; ///< bytes that init had no room for
+};
 
 /// Our end of an init's control socket. Requests are sent by whoever makes them, at once: the way
 /// of a command to init passes no other thread. Answers come on the reactor thread.
@@ -24,6 +34,11 @@ public:
   /// `terminals`: the directory of the sandbox's devpts. `uid_base` is added to ids inside.
   init_link(reactor& events, unique_fd control, unique_fd terminals, uint32_t uid_base,
             bool mapped);
+
+  /// Before `open`, of a sandbox that was taken over. `told` runs on the reactor thread.
+  void watch_orphans(std::function<void(orphan_news)> told) {
+    on_orphan_ = std::move(told);
+  }
 
   /// Starts to listen; `on_gone` runs on the reactor thread when init has ended, after everything
   /// that waited for it got its error.
@@ -58,6 +73,9 @@ private:
   void flush();
   void on_exited(const exited_message& m);
   void on_reply(const reply_message& m, unique_fd fd);
+  void on_orphan(const orphaned_message& m);
+  void on_spooled(const spooled_message& m, const unique_fd& fd);
+  void on_orphan_end(const exited_message& m);
   void close();
 
   reactor& events_;
@@ -75,6 +93,8 @@ private:
   // -- reactor thread only
   reactor::watch_id watch_ = 0;
   std::function<void()> on_gone_;
+  std::function<void(orphan_news)> on_orphan_;
+  std::unordered_map<uint64_t, orphan_news> orphans_;
 };
 
 } // namespace troupe::backends::isolated

@@ -4,6 +4,7 @@
 #include "backends/isolated/uid_range.hpp"
 #include "backends/ownership.hpp"
 #include "backends/unix_local/argv.hpp"
+#include "messages/ids.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -18,13 +19,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <cctype>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
+#include <thread>
 
 namespace troupe::backends {
 
@@ -36,13 +38,13 @@ namespace {
 constexpr uint32_t default_id = 1000;
 constexpr uint32_t first_account = 2000;
 constexpr size_t max_accounts = 1000;
+/// Of the loopback inside.
+constexpr uint16_t proxy_port = 3128;
 
 /// Of files in /proc that tell of the machine, or would change it.
 const std::vector<std::string> masked_files{
   "/proc/kcore",      "/proc/keys",        "/proc/key-users",     "/proc/kallsyms",
   "/proc/timer_list", "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
-
-std::atomic<uint64_t> last_life{0};
 
 /// Variables of the server's that say who it is, not how commands shall speak.
 bool is_personal(const std::string& name) {
@@ -88,19 +90,22 @@ void wait_for(int pidfd) {
   ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
 }
 
-/// Ends what an earlier server left running on this socket, as far as it is there.
-void end_earlier(int dir) {
-  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", dir);
-  if (!socket
-      || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return;
-  bare_message m{{message_type::end, sizeof(bare_message), 0}};
-  (void) !::send(socket.get(), &m, sizeof m, MSG_NOSIGNAL);
-  pollfd p{socket.get(), POLLIN, 0};
-  ::poll(&p, 1, 5000); // its end; what it still says of commands is of no use to anybody
+/// Beside the session's files: the name of its groups, for a later server.
+constexpr const char* life_note = "life";
+
+std::string read_note(int dir) {
+  std::array<char, 256> text{};
+  auto n = ::readlinkat(dir, life_note, text.data(), text.size());
+  return n > 0 ? std::string{text.data(), static_cast<size_t>(n)} : std::string{};
+}
+
+std::string exit_text(const orphan_news& x) {
+  if (!x.exit_code)
+    return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
+  return "{\"what\":\"command_ended\",\"pid\":" + (x.pid > 0 ? std::to_string(x.pid) : "null")
+         + ",\"exit_code\":" + std::to_string(*x.exit_code) + ",\"stdout\":" + json_quote(x.out)
+         + ",\"stderr\":" + json_quote(x.err)
+         + ",\"dropped_bytes\":" + std::to_string(x.dropped) + "}";
 }
 
 } // namespace
@@ -120,44 +125,128 @@ bool shared_parts::waived(const std::string& name) const {
   return std::find(options.waive.begin(), options.waive.end(), name) != options.waive.end();
 }
 
-/// A life on its way out; it may outlast the sandbox.
-struct isolated_sandbox::ending {
-  ending(runner_services s, life x, std::function<void()> done)
-    : services(s), what(std::move(x)), waiting{std::move(done)} {}
+egress::service& shared_parts::egress() {
+  std::lock_guard guard{mutex_};
+  if (!egress_) {
+    egress::service::options x;
+    for (const auto& text : options.egress_ranges)
+      if (auto range = egress::parse_range(text))
+        x.allowed.push_back(*range);
+    x.limits.connections = static_cast<size_t>(options.egress_connections);
+    x.limits.idle_time = std::chrono::seconds{options.egress_idle_seconds};
+    egress_ = std::make_unique<egress::service>(std::move(x));
+  }
+  return *egress_;
+}
 
-  /// False once it is over.
-  bool join(std::function<void()> done) {
-    std::lock_guard guard{mutex};
-    if (!over)
-      waiting.push_back(std::move(done));
-    return !over;
+/// Tells of limits that a sandbox met. Reactor thread.
+struct isolated_sandbox::limit_watch {
+  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2)
+    : groups(std::move(v1)), unified(std::move(v2)), told_hits(now()) {}
+
+  limit_groups::hits now() const {
+    return groups->hits_so_far(unified ? unified->directory()->get() : -1);
   }
 
-  /// Reactor thread. Init has been killed; with its last process the kernel reports it.
-  void await_init(const std::shared_ptr<ending>& self) {
-    watch = services.events.watch(what.init->get(), EPOLLIN, [self](uint32_t) {
-      self->services.events.unwatch(self->watch);
-      siginfo_t info{};
-      ::waitid(P_PIDFD, static_cast<id_t>(self->what.init->get()), &info, WEXITED | WNOHANG);
-      self->init_gone = true;
-      self->proceed(self);
+  /// Some limit may be why a command failed: the kernel keeps count.
+  void tell(const std::function<void(sandbox_notice)>& told) {
+    auto all = now();
+    auto one = [&](const char* limit, int64_t count) {
+      if (count <= 0)
+        return;
+      sandbox_notice notice;
+      notice.data = std::string{R"({"what":"limit","limit":")"} + limit + R"(","count":)"
+                    + std::to_string(count) + "}";
+      notice.failure = make_error(errc::quota_exceeded, op::sandbox,
+                                  std::string{"the sandbox met its limit: "} + limit);
+      told(std::move(notice));
+    };
+    one("memory", all.memory - told_hits.memory);
+    one("pids", all.pids - told_hits.pids);
+    told_hits = all;
+  }
+
+  const std::shared_ptr<limit_groups> groups;
+  const std::shared_ptr<cgroup> unified;
+  limit_groups::hits told_hits;
+};
+
+/// How a life ends: by `shutdown`, or because its init died. It may outlast the sandbox.
+struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
+  ending(runner_services s, life x) : services(s), what(std::move(x)) {}
+
+  /// Kills what is there; `done` runs on the reactor thread when all of it is gone, also when it
+  /// was gone already. True for the first to ask.
+  bool begin(std::function<void()> done) {
+    bool first;
+    {
+      std::lock_guard guard{mutex};
+      if (over)
+        services.events.post(std::move(done));
+      else
+        waiting.push_back(std::move(done));
+      first = !std::exchange(begun, true);
+    }
+    if (!first)
+      return false;
+    if (what.proxy)
+      what.proxy->stop();
+    what.runner->stop([self = shared_from_this()] {
+      self->commands_gone = true;
+      self->proceed();
+    });
+    // After `stop` has marked them as cancelled, or they would look like commands that were lost.
+    services.events.post([self = shared_from_this()] {
+      self->await_init();
+      ::syscall(SYS_pidfd_send_signal, self->what.init->get(), SIGKILL, nullptr, 0);
+    });
+    return true;
+  }
+
+  /// Reactor thread. Init's end of the socket is closed. Unless we made it so, that is news.
+  void init_died(const std::function<void(sandbox_notice)>& told) {
+    if (begun_already())
+      return;
+    begin([self = shared_from_this(), told] {
+      if (told)
+        told(self->obituary());
     });
   }
 
-  void proceed(const std::shared_ptr<ending>& self) {
+private:
+  bool begun_already() {
+    std::lock_guard guard{mutex};
+    return begun;
+  }
+
+  /// With its last process, the kernel reports init.
+  void await_init() {
+    watch = services.events.watch(what.init->get(), EPOLLIN, [self = shared_from_this()](uint32_t) {
+      self->services.events.unwatch(self->watch);
+      siginfo_t info{};
+      if (::waitid(P_PIDFD, static_cast<id_t>(self->what.init->get()), &info, WEXITED | WNOHANG)
+            == 0
+          && info.si_code == CLD_KILLED)
+        self->signal = info.si_status;
+      self->init_gone = true;
+      self->proceed();
+    });
+  }
+
+  void proceed() {
     if (!init_gone || !commands_gone)
       return;
-    if (what.limits)
-      what.limits->remove();
+    out_of_memory = what.limit_hits->now().memory > 0;
+    what.limits->remove();
     if (what.group)
-      destroy(services.events, what.group, [self] { self->finish(); });
+      destroy(services.events, what.group, [self = shared_from_this()] { self->finish(); });
     else
       finish();
   }
 
   void finish() {
     what.runner->close_leftover_pipes();
-    what.root.reset();
+    what = {};
     std::vector<std::function<void()>> all;
     {
       std::lock_guard guard{mutex};
@@ -168,13 +257,32 @@ struct isolated_sandbox::ending {
       done();
   }
 
+  sandbox_notice obituary() const {
+    auto how = signal > 0 ? "its init was killed by signal " + std::to_string(signal)
+                          : std::string{"its init ended"};
+    if (out_of_memory)
+      how += "; the sandbox had run out of memory";
+    sandbox_notice out;
+    out.lost = true;
+    out.data = "{\"what\":\"lost\",\"signal\":" + (signal > 0 ? std::to_string(signal) : "null")
+               + ",\"out_of_memory\":" + (out_of_memory ? "true" : "false") + "}";
+    out.failure = make_error(errc::backend_lost, op::sandbox, "the sandbox is lost: " + how);
+    return out;
+  }
+
   const runner_services services;
   life what;
+
+  // -- reactor thread only
   reactor::watch_id watch = 0;
-  bool init_gone = false;     ///< reactor thread
-  bool commands_gone = false; ///< reactor thread
+  bool init_gone = false;
+  bool commands_gone = false;
+  bool out_of_memory = false;
+  int signal = 0;
+
   std::mutex mutex;
   std::vector<std::function<void()>> waiting; ///< guarded
+  bool begun = false;                         ///< guarded
   bool over = false;                          ///< guarded
 };
 
@@ -200,6 +308,10 @@ isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroup
   for (const auto& g : config_.groups)
     for (const auto& x : g.users)
       add(x.name);
+}
+
+void isolated_sandbox::observe(std::function<void(sandbox_notice)> told) {
+  told_ = std::move(told);
 }
 
 isolated_sandbox::~isolated_sandbox() {
@@ -234,6 +346,12 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     std::lock_guard guard{mutex_};
     uid_base_ = *base;
   }
+  auto earlier = adopt_init(private_dir->get());
+  if (!earlier)
+    return unexpected{std::move(earlier.error())};
+  if (*earlier)
+    return take_over(std::move(**earlier));
+  remove_groups(read_note(private_dir->get()));
   if (auto ok = give_root_to_its_user(); !ok)
     return unexpected{std::move(ok.error())};
   auto orders = plan();
@@ -244,27 +362,29 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     return unexpected{std::move(listener.error())};
   orders->listener = listener->get();
 
-  life out;
-  auto name = config_.session_id + "-" + std::to_string(++last_life);
+  std::shared_ptr<cgroup> own_group;
+  auto name = config_.session_id + "-" + random_hex(6);
+  ::unlinkat(private_dir->get(), life_note, 0);
+  if (::symlinkat(name.c_str(), private_dir->get(), life_note) != 0)
+    return unexpected{start_failed(config_.private_dir + "/" + life_note, errno)};
   if (cgroups_.available()) {
     auto group = cgroups_.make(name);
     if (!group)
       return unexpected{std::move(group.error())};
-    out.group = std::make_shared<cgroup>(std::move(*group));
-    orders->cgroup_fd = out.group->directory()->get();
+    own_group = std::make_shared<cgroup>(std::move(*group));
+    orders->cgroup_fd = own_group->directory()->get();
   } else if (!parts_.waived("cgroup") && ::geteuid() == 0) {
     return unexpected{make_error(errc::sandbox_config_invalid, op::start,
                                  "the wall `cgroup` cannot be had: " + cgroups_.reason())
                         .with("wall", "cgroup")
                         .with("cause", cgroups_.reason())};
   }
-  auto limits = limit_groups::make("troupe-" + parts_.instance + "-" + name, config_.limits,
-                                   orders->cgroup_fd);
+  auto limits = limit_groups::make(limits_name(name), config_.limits, orders->cgroup_fd);
   auto undo = [&](error why) {
     if (limits)
       limits->remove();
-    if (out.group)
-      out.group->remove();
+    if (own_group)
+      own_group->remove();
     return unexpected{std::move(why)};
   };
   if (!limits)
@@ -272,25 +392,72 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
   auto init = launch_init(*orders);
   if (!init)
     return undo(std::move(init.error()));
-  out.init = std::make_shared<unique_fd>(std::move(init->pidfd));
   if (auto ok = limits->attach(init->pid); !ok) {
-    ::syscall(SYS_pidfd_send_signal, out.init->get(), SIGKILL, nullptr, 0);
-    wait_for(out.init->get());
+    ::syscall(SYS_pidfd_send_signal, init->pidfd.get(), SIGKILL, nullptr, 0);
+    wait_for(init->pidfd.get());
     return undo(std::move(ok.error()));
   }
-  out.walls = describe(*init);
-  out.root = std::make_shared<const unique_fd>(std::move(init->root));
-  out.limits = std::make_shared<limit_groups>(std::move(*limits));
+  return assemble(std::move(*init), std::move(own_group), std::move(*limits));
+}
+
+isolated_sandbox::life isolated_sandbox::take_over(launched_init init) {
+  unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  auto name = read_note(dir.get());
+  std::shared_ptr<cgroup> group;
+  if (auto found = cgroups_.find(name))
+    group = std::make_shared<cgroup>(std::move(*found));
+  if (told_) {
+    sandbox_notice x;
+    x.data = R"({"what":"adopted"})";
+    told_(std::move(x));
+  }
+  return assemble(std::move(init), std::move(group), limit_groups::find(limits_name(name)));
+}
+
+isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group,
+                                                  limit_groups limits) {
+  life out;
+  out.walls = describe(init);
+  out.init = std::make_shared<unique_fd>(std::move(init.pidfd));
+  out.group = std::move(group);
+  out.root = std::make_shared<const unique_fd>(std::move(init.root));
+  out.limits = std::make_shared<limit_groups>(std::move(limits));
+  out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group);
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
     base = uid_base_;
   }
-  out.link = std::make_shared<init_link>(services_.events, std::move(init->control),
-                                         std::move(init->terminals), base, mapped_);
-  out.link->open([] {});
+  out.link = std::make_shared<init_link>(services_.events, std::move(init.control),
+                                         std::move(init.terminals), base, mapped_);
+  out.link->watch_orphans([told = told_](const orphan_news& x) {
+    if (!told)
+      return;
+    sandbox_notice notice;
+    notice.data = exit_text(x);
+    told(std::move(notice));
+  });
+  if (init.proxy)
+    out.proxy = start_proxy(std::move(init.proxy));
   out.runner = std::make_shared<command_runner>(services_, config_.session_id, out.link);
+  out.end = std::make_shared<ending>(services_, out);
+  out.link->open([end = out.end, told = told_] { end->init_died(told); });
   return out;
+}
+
+std::string isolated_sandbox::limits_name(const std::string& name) const {
+  return "troupe-" + parts_.instance + "-" + name;
+}
+
+void isolated_sandbox::remove_groups(const std::string& name) {
+  if (name.empty())
+    return;
+  if (auto group = cgroups_.find(name)) {
+    group->kill();
+    for (int i = 0; i < 100 && !group->remove(); ++i) // the kernel needs a moment for the last one
+      std::this_thread::sleep_for(std::chrono::milliseconds{5});
+  }
+  limit_groups::find(limits_name(name)).remove();
 }
 
 /// Beside the session's files, where nothing inside can see it.
@@ -299,7 +466,6 @@ result<unique_fd> isolated_sandbox::listen() const {
   unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
   if (!dir || !socket)
     return unexpected{start_failed(config_.private_dir + "/control", errno)};
-  end_earlier(dir.get());
   ::unlinkat(dir.get(), "control", 0);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -338,8 +504,6 @@ result<launch_plan> isolated_sandbox::plan() const {
                         .with("wall", name)
                         .with("cause", what)};
   };
-  if (config_.network == network_mode::host && !options.allow_host_network)
-    return unsupported("network", "the operator does not allow the server's own network");
   if (config_.limits.disk_bytes || config_.limits.disk_inodes)
     return unsupported("disk", "the workspace's file system holds no limit for one directory");
   if (!config_.lower_layers.empty())
@@ -370,17 +534,57 @@ result<launch_plan> isolated_sandbox::plan() const {
       return unexpected{std::move(filter.error())};
     out.seccomp_filter = std::move(*filter);
   }
-  out.own_network = config_.network == network_mode::none;
+  if (auto ok = plan_network(out); !ok)
+    return unexpected{std::move(ok.error())};
   out.grace_seconds = options.grace_seconds;
   out.open_files
     = static_cast<uint64_t>(config_.limits.open_files.value_or(options.default_open_files));
-  out.processes = static_cast<uint64_t>(config_.limits.pids.value_or(options.default_pids));
+  // A limit that was asked for is the control group's, which counts what it refuses.
+  out.processes = config_.limits.pids ? 0 : static_cast<uint64_t>(options.default_pids);
   if (mapped_) {
     std::lock_guard guard{mutex_};
     out.uid_base = uid_base_;
     out.uid_count = ids_per_range;
   }
   return out;
+}
+
+result<void> isolated_sandbox::plan_network(launch_plan& out) const {
+  out.own_network = config_.network != network_mode::host;
+  if (!out.own_network && !parts_.options.allow_host_network)
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start,
+                 "the wall `network` cannot be had: the operator does not allow the server's own")
+        .with("wall", "network")
+        .with("cause", "the operator does not allow the server's own network")};
+  if (config_.network != network_mode::allow)
+    return {};
+  out.proxy_port = proxy_port;
+  auto rules = egress::parse_rules(config_.network_allow, parts_.options.egress_names);
+  return rules ? result<void>{} : unexpected{std::move(rules.error())};
+}
+
+std::shared_ptr<egress::proxy> isolated_sandbox::start_proxy(unique_fd listener) const {
+  auto rules = egress::parse_rules(config_.network_allow).value_or(std::vector<egress::rule>{});
+  auto tell = [told = told_](const egress::decision& x) {
+    if (!told)
+      return;
+    sandbox_notice notice;
+    notice.operation = op::network;
+    notice.data = "{\"host\":" + json_quote(x.host) + ",\"port\":" + std::to_string(x.port)
+                  + ",\"verdict\":" + (x.allowed ? "\"allowed\"" : "\"denied\"")
+                  + ",\"reason\":" + json_quote(x.reason)
+                  + ",\"address\":" + (x.address.empty() ? "null" : json_quote(x.address))
+                  + ",\"count\":" + std::to_string(x.count) + "}";
+    if (!x.allowed)
+      notice.failure = make_error(errc::network_denied, op::network,
+                                  "the sandbox may not reach " + x.host + ": " + x.reason);
+    told(std::move(notice));
+  };
+  auto made = std::make_shared<egress::proxy>(parts_.egress(), config_.session_id, std::move(rules),
+                                              std::move(listener), tell);
+  made->start();
+  return made;
 }
 
 /// The manifest's users and groups, over the template's files.
@@ -458,9 +662,12 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
       landlock ? "version " + std::to_string(init.landlock_abi)
                    + (init.landlock_abi >= 6 ? ": files, abstract sockets, signals" : ": files")
                : "waived by the operator");
-  add("network", config_.network == network_mode::none,
-      config_.network == network_mode::none ? "none but its own loopback"
-                                            : "the server's own network, as the operator allows");
+  std::string reach = "none but its own loopback";
+  if (config_.network == network_mode::host)
+    reach = "the server's own network, as the operator allows";
+  for (const auto& entry : config_.network_allow)
+    (reach += &entry == &config_.network_allow.front() ? ", and through a proxy " : ", ") += entry;
+  add("network", config_.network != network_mode::host, std::move(reach));
   add("cgroup", unified, unified ? "killed whole" : cgroups_.reason());
   add("memory", x.memory_bytes.has_value(),
       x.memory_bytes ? std::to_string(*x.memory_bytes) + " bytes, no swap" : "no limit asked for");
@@ -565,6 +772,11 @@ std::vector<std::string> isolated_sandbox::environment_of(
   auto user = request.user && !request.user->empty() ? *request.user : "sandbox";
   variables["PATH"] = default_path;
   variables["USER"] = variables["LOGNAME"] = user;
+  if (config_.network == network_mode::allow) {
+    for (auto name : {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"})
+      variables[name] = "http://127.0.0.1:" + std::to_string(proxy_port);
+    variables["no_proxy"] = variables["NO_PROXY"] = "localhost,127.0.0.1,::1";
+  }
   for (const auto& [name, value] : environment)
     variables[name] = value;
   variables["HOME"] = config_.inside_root;
@@ -575,6 +787,28 @@ std::vector<std::string> isolated_sandbox::environment_of(
   for (const auto& [name, value] : variables)
     out.emplace_back(name).append("=").append(value);
   return out;
+}
+
+command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) {
+  std::shared_ptr<limit_watch> limits;
+  {
+    std::lock_guard guard{mutex_};
+    limits = life_.limit_hits;
+  }
+  if (limits && told_)
+    handlers.on_exit = [limits, told = told_,
+                        done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+      if (outcome && outcome->exit_code != 0)
+        limits->tell(told);
+      if (done)
+        done(std::move(outcome));
+    };
+  return runner_sandbox::exec(std::move(spec), std::move(handlers));
+}
+
+std::shared_ptr<command_runner> isolated_sandbox::runner() const {
+  std::lock_guard guard{mutex_};
+  return life_.runner;
 }
 
 void isolated_sandbox::connect(uint16_t port, std::function<void(result<unique_fd>)> done) {
@@ -595,24 +829,14 @@ void isolated_sandbox::shutdown(std::function<void()> done) {
   std::shared_ptr<ending> x;
   {
     std::lock_guard guard{mutex_};
-    if (!life_.runner && ending_ && ending_->join(done))
-      return;
     if (life_.runner)
-      x = ending_ = std::make_shared<ending>(services_, std::exchange(life_, {}), done);
+      ending_ = std::exchange(life_, {}).end;
+    x = ending_;
   }
-  if (!x) {
+  if (x)
+    x->begin(std::move(done));
+  else
     services_.events.post(std::move(done));
-    return;
-  }
-  x->what.runner->stop([x] {
-    x->commands_gone = true;
-    x->proceed(x);
-  });
-  // After `stop` has marked them as cancelled, or they would look like commands that were lost.
-  services_.events.post([x] {
-    x->await_init(x);
-    ::syscall(SYS_pidfd_send_signal, x->what.init->get(), SIGKILL, nullptr, 0);
-  });
 }
 
 result<void> isolated_sandbox::remove() {
@@ -622,8 +846,14 @@ result<void> isolated_sandbox::remove() {
     base = uid_base_;
     ending_.reset();
   }
-  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)})
-    end_earlier(dir.get());
+  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)}) {
+    // What an earlier server left is taken over to be ended.
+    if (auto earlier = adopt_init(dir.get()); earlier && *earlier) {
+      ::syscall(SYS_pidfd_send_signal, (*earlier)->pidfd.get(), SIGKILL, nullptr, 0);
+      wait_for((*earlier)->pidfd.get());
+    }
+    remove_groups(read_note(dir.get()));
+  }
   if (mapped_ && base == 0) { // never opened by this process
     auto known
       = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);

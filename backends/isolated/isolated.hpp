@@ -2,6 +2,7 @@
 
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
+#include "backends/egress/proxy.hpp"
 #include "backends/isolated/init_link.hpp"
 #include "backends/isolated/launch.hpp"
 #include "backends/isolated/limit_groups.hpp"
@@ -22,12 +23,15 @@ namespace troupe::backends::isolated {
 struct shared_parts {
   shared_parts(isolated_options opts, std::string instance_name)
     : options(std::move(opts)), instance(std::move(instance_name)),
-      templates(options.dir, options.root) {}
+      templates(options.dir, options.root, options.may_adopt) {}
 
   /// (blocks) The filter, made once.
   result<std::string> filter();
 
   bool waived(const std::string& name) const;
+
+  /// Carries what sandboxes with an allow list send; made when first asked for.
+  egress::service& egress();
 
   const isolated_options options;
   const std::string instance;
@@ -35,7 +39,8 @@ struct shared_parts {
 
 private:
   std::mutex mutex_;
-  std::string filter_; ///< guarded
+  std::string filter_;                       ///< guarded
+  std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
 } // namespace troupe::backends::isolated
@@ -52,6 +57,8 @@ public:
                    sandbox_config config);
   ~isolated_sandbox() override;
 
+  void observe(std::function<void(sandbox_notice)> told) override;
+
   // -- sandbox -----------------------------------------------------------------------------------
 
   result<void> open() override;
@@ -62,6 +69,7 @@ public:
           const std::vector<std::pair<std::string, std::string>>& environment) const override;
   result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const override;
+  command_id exec(command_spec spec, command_handlers handlers) override;
   void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
   void shutdown(std::function<void()> done) override;
   result<void> remove() override;
@@ -69,33 +77,45 @@ public:
   std::vector<wall> walls() const override;
 
 private:
-  /// From `open` to `shutdown`.
+  struct ending;
+  struct limit_watch;
+
+  /// From `open` to its end.
   struct life {
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
+    std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
     std::shared_ptr<unique_fd> init; ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
+    std::shared_ptr<limit_watch> limit_hits;
     shared_fd root;
     std::vector<wall> walls;
+    std::shared_ptr<ending> end;
   };
-  struct ending;
 
   /// (blocks) Makes the directories, the listening socket and the ids; then init.
   result<life> start();
+  /// (blocks) The same with an init that outlived an earlier server.
+  life take_over(isolated::launched_init init);
+  life assemble(isolated::launched_init init, std::shared_ptr<cgroup> group,
+                isolated::limit_groups limits);
   result<unique_fd> listen() const;
+  std::string limits_name(const std::string& name) const;
+  /// (blocks) Of a life that an earlier server began and that has ended.
+  void remove_groups(const std::string& name);
   result<void> give_root_to_its_user() const;
   result<isolated::launch_plan> plan() const;
   result<void> write_accounts(isolated::launch_plan& out) const;
+  result<void> plan_network(isolated::launch_plan& out) const;
+  std::shared_ptr<egress::proxy> start_proxy(unique_fd listener) const;
   std::vector<wall> describe(const isolated::launched_init& init) const;
   result<user_ids> ids_of(const std::optional<std::string>& user) const;
   std::vector<std::string>
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
   life current() const;
-  std::shared_ptr<command_runner> runner() const override {
-    return current().runner;
-  }
+  std::shared_ptr<command_runner> runner() const override;
 
   cgroup_tree& cgroups_;
   isolated::shared_parts& parts_;
@@ -103,6 +123,8 @@ private:
   std::map<std::string, std::string> host_environment_;
   std::map<std::string, user_ids> accounts_; ///< by name
   bool mapped_;                              ///< it has a range of ids of its own
+
+  std::function<void(sandbox_notice)> told_; ///< null: nobody; set before `open`
 
   mutable std::mutex mutex_;
   life life_;                      ///< guarded; empty: not open

@@ -2,6 +2,7 @@
 
 #include "backends/clone.hpp"
 #include "backends/isolated/init/sys.hpp"
+#include "backends/proc.hpp"
 
 #include <fcntl.h>
 #include <linux/close_range.h>
@@ -12,13 +13,18 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 // The program, put in by the assembler (embed.S).
@@ -152,6 +158,7 @@ std::string setup_datagram(const launch_plan& plan) {
   m.filter_size = static_cast<uint32_t>(plan.seccomp_filter.size());
   m.landlock = plan.landlock ? 1 : 0;
   m.network = plan.own_network ? 1 : 0;
+  m.proxy_port = plan.proxy_port;
   m.open_files = plan.open_files;
   m.processes = plan.processes;
   std::string out;
@@ -185,6 +192,7 @@ error setup_error(const launch_plan& plan, const failed_message& m) {
     case setup_step::landlock: return wall_error("landlock", "restricting with Landlock", m.error);
     case setup_step::rights: return wall_error("capabilities", "giving up rights", m.error);
     case setup_step::seccomp: return wall_error("seccomp", "installing the filter", m.error);
+    case setup_step::proxy: return wall_error("network", "listening for the proxy", m.error);
     case setup_step::workspace: return wall_error("mounts", "opening the workspace", m.error);
   }
   return wall_error("init", "a step that we do not know", m.error);
@@ -193,12 +201,12 @@ error setup_error(const launch_plan& plan, const failed_message& m) {
 struct received {
   std::array<char, 512> data;
   ssize_t size = -1;
-  std::array<unique_fd, 2> fds;
+  std::array<unique_fd, 4> fds;
 };
 
 received receive(int fd) {
   received r;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 2)];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)];
   iovec part{r.data.data(), r.data.size()};
   msghdr m{};
   m.msg_iov = &part;
@@ -216,6 +224,17 @@ received receive(int fd) {
         r.fds[i].reset(one);
       }
   return r;
+}
+
+/// False if it did not give what every sandbox has.
+bool take_given(const ready_message& m, received& from, launched_init& out) {
+  size_t next = 0;
+  for (auto [what, to] : {std::pair{given_root, &out.root}, std::pair{given_terminals, &out.terminals},
+                          std::pair{given_proxy, &out.proxy}, std::pair{given_self, &out.pidfd}})
+    if ((m.given & what) != 0 && next < from.fds.size())
+      *to = std::move(from.fds[next++]);
+  out.landlock_abi = m.landlock_abi;
+  return static_cast<bool>(out.root);
 }
 
 void kill_and_reap(const unique_fd& pidfd) {
@@ -332,13 +351,102 @@ result<launched_init> launch_init(const launch_plan& plan) {
   }
   ready_message ready;
   std::memcpy(&ready, answer.data.data(), sizeof ready);
-  if (ready.head.type != message_type::ready || !answer.fds[0])
+  if (ready.head.type != message_type::ready || !take_given(ready, answer, out))
     return fail(wall_error("init", "an answer of init that is none", EPROTO));
-  out.landlock_abi = ready.landlock_abi;
-  out.root = std::move(answer.fds[0]);
-  out.terminals = std::move(answer.fds[1]);
   ::fcntl(out.control.get(), F_SETFL, O_NONBLOCK);
   return out;
+}
+
+// -- taking over ---------------------------------------------------------------------------------
+
+namespace {
+
+/// How long an init may go on without noticing that its controller is gone.
+constexpr std::chrono::seconds patience{5};
+
+enum class greeting { taken, refused, nobody };
+
+error cannot_adopt(const std::string& why) {
+  auto e = make_error(errc::workspace_start_error, op::start,
+                      "the sandbox that an earlier server left cannot be taken over: " + why);
+  e.retryable = true;
+  return e;
+}
+
+unique_fd connect_in(int private_dir) {
+  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", private_dir);
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (!socket
+      || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0
+      || ::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0
+      || peer.uid != ::geteuid())
+    socket.reset();
+  return socket;
+}
+
+bool wait_for_answer(int socket) {
+  pollfd p{socket, POLLIN, 0};
+  return ::poll(&p, 1, 2000) > 0;
+}
+
+/// The first process of a namespace of its own: what init is, and nothing else that we have.
+bool is_first_process(int pidfd) {
+  std::istringstream in{
+    read_kernel_file(AT_FDCWD, "/proc/self/fdinfo/" + std::to_string(pidfd))};
+  for (std::string line; std::getline(in, line);)
+    if (line.compare(0, 6, "NSpid:") == 0)
+      return line.size() > 2 && line.compare(line.size() - 2, 2, "\t1") == 0;
+  return false;
+}
+
+greeting greet(int private_dir, launched_init& out) {
+  out.control = connect_in(private_dir);
+  if (!out.control)
+    return greeting::nobody;
+  adopt_message m{{message_type::adopt, sizeof(adopt_message), 0}, protocol_version, 0};
+  if (::send(out.control.get(), &m, sizeof m, MSG_NOSIGNAL) != sizeof m
+      || !wait_for_answer(out.control.get()))
+    return greeting::refused;
+  auto answer = receive(out.control.get());
+  ready_message ready{};
+  if (answer.size != static_cast<ssize_t>(sizeof ready))
+    return greeting::refused;
+  std::memcpy(&ready, answer.data.data(), sizeof ready);
+  if (ready.head.type != message_type::ready || !take_given(ready, answer, out) || !out.pidfd
+      || !is_first_process(out.pidfd.get()))
+    return greeting::refused;
+  out.pid = pid_of(out.pidfd.get());
+  ::fcntl(out.control.get(), F_SETFL, O_NONBLOCK);
+  return out.pid > 0 ? greeting::taken : greeting::refused;
+}
+
+} // namespace
+
+result<std::optional<launched_init>> adopt_init(int private_dir) {
+  auto until = std::chrono::steady_clock::now() + patience;
+  while (std::chrono::steady_clock::now() < until) {
+    launched_init out;
+    switch (greet(private_dir, out)) {
+      case greeting::taken: return std::optional{std::move(out)};
+      case greeting::nobody: return std::optional<launched_init>{};
+      case greeting::refused: break;
+    }
+    out = {};
+    std::this_thread::sleep_for(std::chrono::milliseconds{10});
+  }
+  // One that does not understand us understands at least this.
+  auto socket = connect_in(private_dir);
+  bare_message end{{message_type::end, sizeof(bare_message), 0}};
+  if (socket && ::send(socket.get(), &end, sizeof end, MSG_NOSIGNAL) == sizeof end)
+    wait_for_answer(socket.get());
+  socket.reset();
+  if (connect_in(private_dir))
+    return unexpected{cannot_adopt("somebody else controls it")};
+  return std::optional<launched_init>{};
 }
 
 } // namespace troupe::backends::isolated

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct launch_plan {
   std::string seccomp_filter; ///< empty: waived
   bool landlock = true;
   bool own_network = true;
+  uint16_t proxy_port = 0; ///< 0: no proxy
   uint32_t uid_base = 0;
   uint32_t uid_count = 0; ///< 0: only our own id, as 0
   uint32_t grace_seconds = 300;
@@ -47,11 +49,16 @@ struct launched_init {
   unique_fd control;
   unique_fd root;
   unique_fd terminals; ///< the directory of its devpts
+  unique_fd proxy;     ///< where the proxy takes connections; empty: there is none
   uint32_t landlock_abi = 0;
 };
 
 /// (blocks, some milliseconds) Makes the namespaces and starts init in them. An error names the
 /// wall that could not be had, in its context.
 result<launched_init> launch_init(const launch_plan& plan);
+
+/// (blocks) The init that an earlier server left alive beside its socket in the directory
+/// `private_dir`, once nobody else controls it; nullopt: there is none.
+result<std::optional<launched_init>> adopt_init(int private_dir);
 
 } // namespace troupe::backends::isolated

@@ -171,6 +171,15 @@ result<limit_groups> limit_groups::make(const std::string& name, const session_l
   return out;
 }
 
+limit_groups limit_groups::find(const std::string& name) {
+  limit_groups out;
+  for (auto controller : {"memory", "pids", "cpu"})
+    if (const auto& parent = cached_directory(controller); !parent.empty())
+      if (auto path = parent + "/" + name; ::access(path.c_str(), F_OK) == 0)
+        out.v1_.push_back(path);
+  return out;
+}
+
 result<void> limit_groups::attach(pid_t pid) const {
   for (const auto& path : v1_)
     if (!write_at(AT_FDCWD, path + "/cgroup.procs", std::to_string(pid)))
@@ -188,20 +197,42 @@ void limit_groups::add_usage(session_usage& out) const {
   }
 }
 
+limit_groups::hits limit_groups::hits_so_far(int unified) const {
+  hits out;
+  auto add = [&](int dir, const std::string& file, const char* key, int64_t& to) {
+    std::istringstream in{read_kernel_file(dir, file)};
+    std::string name;
+    for (int64_t value = 0; in >> name >> value;)
+      if (name == key)
+        to += value;
+  };
+  for (const auto& path : v1_) {
+    add(AT_FDCWD, path + "/memory.oom_control", "oom_kill", out.memory);
+    add(AT_FDCWD, path + "/pids.events", "max", out.pids);
+  }
+  if (unified >= 0) {
+    add(unified, "memory.events", "oom_kill", out.memory);
+    add(unified, "pids.events", "max", out.pids);
+  }
+  return out;
+}
+
 void limit_groups::remove() {
   for (const auto& path : v1_)
     remove_below(path);
   v1_.clear();
 }
 
-void limit_groups::sweep(const std::string& prefix) {
+void limit_groups::sweep(const std::string& prefix,
+                         const std::function<bool(const std::string& rest)>& keep) {
   for (auto controller : {"memory", "pids", "cpu"}) {
     const auto& parent = cached_directory(controller);
     std::error_code ignored;
     if (parent.empty())
       continue;
     for (const auto& x : std::filesystem::directory_iterator{parent, ignored}) {
-      if (x.path().filename().string().compare(0, prefix.size(), prefix) != 0)
+      auto name = x.path().filename().string();
+      if (name.compare(0, prefix.size(), prefix) != 0 || (keep && keep(name.substr(prefix.size()))))
         continue;
       std::istringstream pids{read_kernel_file(AT_FDCWD, (x.path() / "cgroup.procs").string())};
       for (pid_t pid = 0; pids >> pid;)

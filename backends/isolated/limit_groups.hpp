@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,17 +25,29 @@ public:
   static result<limit_groups> make(const std::string& name, const session_limits& limits,
                                    int unified);
 
+  /// (blocks) Those that an earlier process made under this name.
+  static limit_groups find(const std::string& name);
+
   /// (blocks) Moves a process in, before it has children.
   result<void> attach(pid_t pid) const;
 
   /// What is counted here and not in the group of version 2.
   void add_usage(session_usage& out) const;
 
+  /// How often the kernel has said no so far. `unified` as for `make`.
+  struct hits {
+    int64_t memory = 0; ///< processes killed
+    int64_t pids = 0;   ///< forks refused
+  };
+  hits hits_so_far(int unified) const;
+
   /// Nothing may be alive in them. Idempotent.
   void remove();
 
-  /// (blocks) Kills what is in groups whose names begin with `prefix`, and removes them.
-  static void sweep(const std::string& prefix);
+  /// (blocks) Kills what is in groups whose names begin with `prefix`, and removes them; but for
+  /// those of which `keep` keeps the rest of the name.
+  static void sweep(const std::string& prefix,
+                    const std::function<bool(const std::string& rest)>& keep = nullptr);
 
   /// Whether a limit of this kind ("memory", "pids", "cpu") can be held.
   static bool available(const std::string& controller, int unified);

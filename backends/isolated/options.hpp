@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,22 @@ struct isolated_options {
   std::string root = "host";
   /// Whether a session may ask for the server's own network.
   bool allow_host_network = false;
+  /// What the allow list of a session may name, in the form of such a list; nullopt: anything.
+  std::optional<std::vector<std::string>> egress_names;
+  /// Addresses that are reached though they are no public ones: "10.1.0.0/16".
+  std::vector<std::string> egress_ranges;
+  /// Of one session, through the proxy, at once.
+  int64_t egress_connections = 64;
+  /// After which a connection without traffic is closed.
+  uint32_t egress_idle_seconds = 300;
   /// Which ranges of user ids are taken, by all servers of this machine.
   std::string uid_dir = "/var/lib/troupe/uids";
   /// The first id of the first range.
   uint32_t uid_base = 0x80000000;
   /// How long a sandbox outlives its server.
   uint32_t grace_seconds = 300;
+  /// Sandboxes of an earlier server may be alive, on root file systems that it made.
+  bool may_adopt = false;
   /// Unless a session says otherwise.
   int64_t default_pids = 1024;
   int64_t default_open_files = 4096;

@@ -1,5 +1,6 @@
 #include "backends/isolated/root_template.hpp"
 
+#include "messages/ids.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 namespace troupe::backends::isolated {
 
@@ -106,8 +108,8 @@ void make_tree(const fs::path& root, const std::string& workspace, const std::st
 
 } // namespace
 
-root_templates::root_templates(std::string dir, std::string source)
-  : dir_(std::move(dir)), source_(std::move(source)) {}
+root_templates::root_templates(std::string dir, std::string source, bool keep_old)
+  : dir_(std::move(dir)), source_(std::move(source)), swept_(keep_old) {}
 
 result<std::string> root_templates::make(const std::string& workspace) {
   std::lock_guard guard{mutex_};
@@ -117,9 +119,14 @@ result<std::string> root_templates::make(const std::string& workspace) {
     return unexpected{failed(workspace, "too many different workspace roots")};
   if (auto ok = workspace::open_or_make_directory(dir_, 0700); !ok)
     return unexpected{std::move(ok.error())};
-  auto path = dir_ + "/root-" + std::to_string(made_.size());
-  if (auto gone = workspace::remove_tree_at(path); !gone)
-    return unexpected{std::move(gone.error())};
+  if (!std::exchange(swept_, true)) {
+    std::error_code ignored;
+    for (const auto& old : fs::directory_iterator{dir_, ignored})
+      if (old.path().filename().string().compare(0, 5, "root-") == 0)
+        if (auto gone = workspace::remove_tree_at(old.path().string()); !gone)
+          return unexpected{std::move(gone.error())};
+  }
+  auto path = dir_ + "/root-" + random_hex(8);
   try {
     make_tree(path, workspace, source_);
   } catch (const fs::filesystem_error& e) {

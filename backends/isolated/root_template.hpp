@@ -16,7 +16,8 @@ class root_templates {
 public:
   /// `source`: `host`, for the host's own programs with an /etc of ours, or a directory that has a
   /// root file system.
-  root_templates(std::string dir, std::string source);
+  /// `keep_old`: those of an earlier process are in use.
+  root_templates(std::string dir, std::string source, bool keep_old);
 
   /// (blocks) The mounts of a root with a place for the workspace at `workspace` (absolute), the
   /// root itself first; without the workspace's own.
@@ -27,6 +28,7 @@ private:
 
   std::string dir_;
   std::string source_;
+  bool swept_; ///< guarded; nothing of an earlier process is to be removed
   std::mutex mutex_;
   std::map<std::string, std::string> made_; ///< guarded; template by workspace
 };

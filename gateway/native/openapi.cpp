@@ -46,6 +46,11 @@ json text_map() {
   return {{"type", "object"}, {"additionalProperties", text()}};
 }
 
+json network() {
+  return {{"oneOf", json::array({json{{"enum", json::array({"none", "host"})}},
+                                 object({{"allow", list_of(text())}}, {"allow"})})}};
+}
+
 json command() {
   return {{"oneOf", json::array({text(), list_of(text())})}};
 }
@@ -68,9 +73,7 @@ const std::map<std::string, json>& bodies() {
                            {"memory_bytes", integer()},
                            {"pids", integer()},
                            {"disk_bytes", integer()}})},
-        {"network",
-         {{"oneOf", json::array({json{{"enum", json::array({"none", "host"})}},
-                                 object({{"allow", list_of(text())}})})}}},
+        {"network", network()},
         {"labels", text_map()},
         {"idle_timeout_s", number()},
         {"max_lifetime_s", number()},
@@ -254,6 +257,7 @@ json schemas() {
                           {"memory_bytes", integer()},
                           {"disk_bytes", integer()},
                           {"pids", integer()}})},
+        {"network", network()},
         {"walls", list_of(object({{"name", text()}, {"enforced", boolean()}, {"note", text()}}))},
         {"warnings", list_of(text())},
         {"state", {{"type", "object"}}}})},

@@ -53,16 +53,21 @@ result<void> read_limits(const json& value, backend_kind kind, session_limits& o
   return in.finish();
 }
 
-result<void> read_network(const json& value, backend_kind kind, network_mode& out) {
-  if (kind == backend_kind::isolated && value.is_string())
-    if (auto mode = network_from_string(value.get<std::string>())) {
-      out = *mode;
-      return {};
-    }
-  if (kind == backend_kind::isolated && value.is_object())
-    return unexpected(
-      make_error(errc::not_implemented, op::create, "a list of allowed networks cannot be held yet")
-        .with("field", "network"));
+result<void> read_network(const json& value, session_spec& spec) {
+  bool isolated = spec.state.type == backend_kind::isolated;
+  if (isolated && (value == "none" || value == "host")) {
+    spec.network = *network_from_string(value.get<std::string>());
+    return {};
+  }
+  if (isolated && value.is_object()) {
+    object_reader in{value, "network"};
+    if (auto allow = in.texts("allow"))
+      spec.network_allow = std::move(*allow);
+    else
+      in.fail("allow", "a list of \"host:port\"");
+    spec.network = network_mode::allow;
+    return in.finish();
+  }
   if (value == "host")
     return {};
   if (value == "none" || value.is_object())
@@ -167,7 +172,7 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
     if (auto ok = read_limits(*value, spec.state.type, spec.limits); !ok)
       return unexpected(std::move(ok.error()));
   if (auto* value = in.any("network"))
-    if (auto ok = read_network(*value, spec.state.type, spec.network); !ok)
+    if (auto ok = read_network(*value, spec); !ok)
       return unexpected(std::move(ok.error()));
   spec.labels = in.text_map("labels").value_or(std::map<std::string, std::string>{});
   spec.idle_timeout_ms = milliseconds(in.seconds("idle_timeout_s"));
@@ -205,6 +210,18 @@ result<session_spec> parse_resume_request(const json& body) {
   return spec;
 }
 
+namespace {
+
+json network_to_json(const session_spec& x) {
+  if (x.network == network_mode::allow)
+    return {{"allow", x.network_allow}};
+  // What shares the server's network was never asked.
+  return x.state.type == backend_kind::isolated ? to_string(x.network)
+                                                : to_string(network_mode::host);
+}
+
+} // namespace
+
 json session_to_json(const session_view& x, bool with_state) {
   const auto& spec = x.record.spec;
   const auto& live = x.record.live;
@@ -232,6 +249,7 @@ json session_to_json(const session_view& x, bool with_state) {
       {"memory_bytes", x.usage.memory_bytes},
       {"disk_bytes", x.usage.disk_bytes},
       {"pids", x.usage.pids}}},
+    {"network", network_to_json(spec)},
     {"walls", std::move(walls)},
     {"warnings", live.warnings},
   };

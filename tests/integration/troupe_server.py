@@ -50,8 +50,12 @@ class Server:
         self.process.stdout.close()
 
     def close(self):
+        # A clean stop: isolated sandboxes outlive a server that is killed.
         if self.process.poll() is None:
-            self.kill()
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def connect(self):

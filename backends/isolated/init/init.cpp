@@ -4,6 +4,7 @@
 //
 // No C library (see sys.hpp), no allocation but for long arguments, every table bounded.
 
+#include "parse.hpp"
 #include "protocol.hpp"
 #include "sys.hpp"
 
@@ -116,34 +117,60 @@ struct internet_address {
   unsigned char zero[8];
 };
 
-// -- state ---------------------------------------------------------------------------------------
+internet_address loopback_address(uint32_t port) {
+  internet_address a{};
+  a.family = 2;
+  a.port = static_cast<uint16_t>((port >> 8) | (port << 8));
+  a.address = 0x0100007f;
+  return a;
+}
 
-constexpr int max_received = 4; ///< descriptors of one datagram
+// -- state ---------------------------------------------------------------------------------------
 
 struct command {
   uint64_t id;
   int pid;
   bool ended;
+  bool orphan; ///< its controller is gone
   int status;
   uint64_t user_us;
   uint64_t system_us;
   uint64_t max_rss_kib;
 };
 
+/// The end of a command's stream that its controller reads, for when that is gone.
+struct spool {
+  int fd;       ///< -1: at its end
+  int file;     ///< what was read; -1: nothing yet
+  uint64_t command;
+  uint32_t stream;
+  uint32_t bytes; ///< in the file
+  uint64_t dropped;
+  bool orphan; ///< we read it
+  bool ended;  ///< its command has; others may still hold the other end
+  bool drop;   ///< nobody will ask for what comes
+};
+
 struct state {
   int control = -1; ///< -1: no controller
   int listener = -1;
   int null = -1;
+  int proxy = -1; ///< where the server's proxy listens
+  uint32_t landlock_abi = 0;
   uint32_t peer_uid = 0;
   uint32_t grace_seconds = 300;
   int64_t alone_since = 0;
   char workspace[256] = {};
   uint32_t commands = 0;
   uint32_t ended = 0; ///< of these, to be reported
+  uint32_t spools = 0;
+  uint32_t spooled = 0; ///< bytes, of all
+  uint64_t open_files = 0; ///< limit of a command
 };
 
 constinit state me;
 command table[max_commands];
+spool spools[max_spools];
 alignas(16) char datagram[max_datagram];
 alignas(16) char child_stack[16 * 1024];
 constexpr size_t max_pointers = 4096;
@@ -165,7 +192,7 @@ int64_t now_ms() {
 /// False if it cannot be taken now.
 bool post(void* message, uint32_t size, const int* fds = nullptr, int count = 0) {
   static_cast<header*>(message)->size = size;
-  alignas(8) char control[sizeof(control_header) + 8 * max_received];
+  alignas(8) char control[sizeof(control_header) + 8 * max_descriptors];
   iovec part{message, size};
   message_header m{};
   m.parts = &part;
@@ -195,20 +222,21 @@ void check(setup_step step, long code, uint32_t index = 0) {
 
 struct received {
   long size = 0;
-  int fds[max_received];
+  int fds[max_descriptors];
   int count = 0;
 };
 
 void close_all(received& r) {
   for (int i = 0; i < r.count; ++i)
-    call(__NR_close, r.fds[i]);
+    if (r.fds[i] >= 0)
+      call(__NR_close, r.fds[i]);
   r.count = 0;
 }
 
 /// One datagram into `datagram`. The size is that of the message, or an error.
 received take(int flags) {
   received r;
-  alignas(8) char control[sizeof(control_header) + 8 * max_received];
+  alignas(8) char control[sizeof(control_header) + 8 * max_descriptors];
   iovec part{datagram, sizeof datagram};
   message_header m{};
   m.parts = &part;
@@ -221,13 +249,12 @@ received take(int flags) {
   auto h = reinterpret_cast<control_header*>(control);
   if (m.control_size >= sizeof *h && h->level == sol_socket && h->type == scm_rights) {
     r.count = static_cast<int>((h->size - sizeof *h) / sizeof(int));
-    if (r.count > max_received)
-      r.count = max_received; // cannot be: the kernel cuts at the buffer
+    if (r.count > max_descriptors)
+      r.count = max_descriptors; // cannot be: the kernel cuts at the buffer
     memcpy(r.fds, h + 1, static_cast<size_t>(r.count) * sizeof(int));
   }
-  auto head = reinterpret_cast<const header*>(datagram);
   if ((m.flags & (msg_trunc | msg_ctrunc)) != 0
-      || (r.size > 0 && (static_cast<size_t>(r.size) < sizeof(header) || head->size != r.size))) {
+      || (r.size > 0 && !is_datagram(datagram, static_cast<size_t>(r.size)))) {
     close_all(r);
     r.size = -EBADMSG;
   }
@@ -310,37 +337,6 @@ long new_mount(const mount_entry& x, uint32_t index) {
   return mounted;
 }
 
-/// Reads what the server sent, strictly from front to back.
-class reader {
-public:
-  reader(char* at, char* end) : at_(at), end_(end) {}
-
-  template <class T>
-  T next() {
-    T x;
-    memcpy(&x, bytes(sizeof x), sizeof x);
-    return x;
-  }
-  char* bytes(size_t n) {
-    if (n > static_cast<size_t>(end_ - at_))
-      fail(setup_step::message, -EBADMSG);
-    auto p = at_;
-    at_ += n;
-    return p;
-  }
-  /// NUL-terminated, with its NUL counted in `n`.
-  char* text(size_t n) {
-    auto p = bytes(n);
-    if (n == 0 || p[n - 1] != '\0')
-      fail(setup_step::message, -EBADMSG);
-    return p;
-  }
-
-private:
-  char* at_;
-  char* end_;
-};
-
 struct landlock_builder {
   int ruleset = -1;
   uint64_t handled = 0;
@@ -398,9 +394,29 @@ void loopback_up() {
   call(__NR_close, s);
 }
 
+/// Where a program inside finds the server's proxy. Kept, so that a later controller gets it too.
+int listen_for_proxy(uint32_t port) {
+  auto s = call(__NR_socket, 2, 1 | sock_cloexec | sock_nonblock, 0);
+  check(setup_step::proxy, s);
+  auto a = loopback_address(port);
+  check(setup_step::proxy, call(__NR_bind, s, arg(&a), sizeof a));
+  check(setup_step::proxy, call(__NR_listen, s, 128));
+  return static_cast<int>(s);
+}
+
+constexpr int limit_of_files = 7; // RLIMIT_NOFILE
+
 void limit(int what, uint64_t value) {
   rlimit64 x{value, value};
   check(setup_step::limits, call(__NR_prlimit64, 0, what, arg(&x), 0));
+}
+
+/// Init holds streams of many commands; these get the limit that was asked for (see run_child).
+void limit_own_files() {
+  constexpr uint64_t enough = 16 * 1024;
+  rlimit64 now{};
+  check(setup_step::limits, call(__NR_prlimit64, 0, limit_of_files, 0, arg(&now)));
+  limit(limit_of_files, now.rlim_max < enough ? now.rlim_max : enough);
 }
 
 /// What init keeps: to start commands as other users. Nothing comes back by exec.
@@ -422,26 +438,47 @@ void drop_rights() {
   check(step, call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
+/// `self`: a pidfd, for who did not start us.
+bool say_ready(long workspace, long terminals, long self = -1) {
+  ready_message m{};
+  m.head.type = message_type::ready;
+  m.landlock_abi = me.landlock_abi;
+  int fds[max_descriptors];
+  int count = 0;
+  auto give = [&](long fd, uint32_t what) {
+    if (fd < 0)
+      return;
+    m.given |= what;
+    fds[count++] = static_cast<int>(fd);
+  };
+  give(workspace, given_root);
+  give(terminals, given_terminals);
+  give(me.proxy, given_proxy);
+  give(self, given_self);
+  return post(&m, sizeof m, fds, count);
+}
+
 void set_up(const inherited& handed) {
   auto got = take(0);
-  if (got.size < static_cast<long>(sizeof(setup_message)))
-    fail(setup_step::message, got.size < 0 ? got.size : -EBADMSG);
   close_all(got);
-  reader in{datagram, datagram + got.size};
-  auto m = in.next<setup_message>();
-  if (m.head.type != message_type::setup || m.version != protocol_version || m.mounts == 0
-      || m.mounts > max_mounts || m.workspace_size > sizeof me.workspace)
-    fail(setup_step::message, -EPROTO);
+  setup_view view;
+  if (got.size < 0)
+    fail(setup_step::message, got.size);
+  if (!parse_setup(datagram, static_cast<size_t>(got.size), sizeof me.workspace, view))
+    fail(setup_step::message, -EBADMSG);
+  const auto& m = view.message;
   me.peer_uid = m.peer_uid;
   me.grace_seconds = m.grace_seconds;
-  auto host_name = in.text(m.host_name_size);
-  auto workspace = in.text(m.workspace_size);
-  memcpy(me.workspace, workspace, m.workspace_size);
-  auto masked = m.masked_size > 0 ? in.text(m.masked_size) : nullptr;
+  me.open_files = m.open_files;
+  memcpy(me.workspace, view.workspace, m.workspace_size);
+  auto host_name = view.host_name;
+  auto masked = view.masked;
 
   check(setup_step::host_name, call(__NR_sethostname, arg(host_name), m.host_name_size - 1));
   if (m.network != 0)
     loopback_up();
+  if (m.proxy_port != 0)
+    me.proxy = listen_for_proxy(m.proxy_port);
 
   // Nothing that is mounted here shall show outside, nor the other way round.
   check(setup_step::mount_root,
@@ -457,8 +494,8 @@ void set_up(const inherited& handed) {
   long root = -1;
   long terminals = -1;
   for (uint32_t i = 0; i < m.mounts; ++i) {
-    auto x = in.next<mount_entry>();
-    auto target = in.text(x.target_size);
+    const auto& x = view.mounts[i].entry;
+    auto target = view.mounts[i].target;
     long fd;
     if (x.kind == mount_kind::handed) {
       if (next_handed >= handed.count)
@@ -512,7 +549,7 @@ void set_up(const inherited& handed) {
     call(__NR_close, cover);
   }
 
-  limit(7 /* RLIMIT_NOFILE */, m.open_files);
+  limit_own_files();
   limit(4 /* RLIMIT_CORE */, 0);
   limit(8 /* RLIMIT_MEMLOCK */, 64 * 1024);
   limit(12 /* RLIMIT_MSGQUEUE */, 0);
@@ -533,17 +570,12 @@ void set_up(const inherited& handed) {
   if (m.filter_size > 0) {
     // Init goes behind the filter too: then its children have it without a call of their own, and
     // the kernel compiles it once.
-    if (m.filter_size % sizeof(sock_filter) != 0)
-      fail(setup_step::message, -EBADMSG);
     sock_fprog program{static_cast<unsigned short>(m.filter_size / sizeof(sock_filter)),
-                       reinterpret_cast<sock_filter*>(in.bytes(m.filter_size))};
+                       reinterpret_cast<sock_filter*>(view.filter)};
     check(setup_step::seccomp, call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, arg(&program)));
   }
-  ready_message ready{};
-  ready.head.type = message_type::ready;
-  ready.landlock_abi = static_cast<uint32_t>(abi);
-  int fds[2] = {static_cast<int>(workspace_fd), static_cast<int>(terminals)};
-  if (!post(&ready, sizeof ready, fds, terminals >= 0 ? 2 : 1))
+  me.landlock_abi = static_cast<uint32_t>(abi);
+  if (!say_ready(workspace_fd, terminals))
     leave(1);
   call(__NR_close, workspace_fd);
   if (terminals >= 0)
@@ -630,6 +662,9 @@ int run_child(void* argument) {
   call(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, arg(&none), 0, 8);
   call(__NR_setsid);
   plan.failed = spawn_stage::rights;
+  rlimit64 files{me.open_files, me.open_files};
+  if ((plan.error = call(__NR_prlimit64, 0, limit_of_files, arg(&files), 0)) < 0)
+    return 127;
   if ((rq.flags & spawn_controlling_terminal) != 0
       && (plan.error = call(__NR_ioctl, 0, 0x540E /* TIOCSCTTY */, 0)) < 0)
     return 127;
@@ -691,80 +726,49 @@ struct outcome {
   long error;
 };
 
-outcome start(const spawn_message& rq, received& got) {
+/// Keeps the stream that `fd` is, if there is room.
+void add_spool(received& got, int index, uint64_t command, uint32_t stream) {
+  if (index < 0 || me.spools >= max_spools)
+    return;
+  spools[me.spools++] = {got.fds[index], -1, command, stream, 0, 0, false, false, false};
+  got.fds[index] = -1;
+}
+
+outcome start(received& got) {
   const outcome malformed{spawn_stage::request, -EBADMSG};
-  if (rq.groups > max_groups || rq.strings_size > max_strings || rq.arguments == 0
-      || rq.arguments > max_strings || rq.variables > max_strings)
+  spawn_view view;
+  if (!parse_spawn(datagram, static_cast<size_t>(got.size), got.count, view))
     return malformed;
   if (me.commands >= max_commands)
     return {spawn_stage::request, -EAGAIN};
-  auto groups_size = rq.groups * sizeof(uint32_t);
-  auto tail = datagram + sizeof rq;
-  auto in_datagram = static_cast<size_t>(got.size) - sizeof rq;
+  const auto& rq = view.message;
   child_plan plan{};
   plan.request = &rq;
-  plan.groups = reinterpret_cast<const uint32_t*>(tail);
+  plan.groups = view.groups;
+  for (int i = 0; i < 3; ++i)
+    plan.streams[i] = view.fds.streams[i] < 0 ? me.null : got.fds[view.fds.streams[i]];
 
   scratch text_memory;
-  char* text;
-  int next_fd = 0;
-  for (int i = 0; i < 3; ++i) {
-    plan.streams[i] = me.null;
-    if ((rq.flags & (1U << i)) != 0) {
-      if (next_fd >= got.count)
-        return malformed;
-      plan.streams[i] = got.fds[next_fd++];
-    }
-  }
-  if ((rq.flags & spawn_strings_in_file) != 0) {
-    if (groups_size != in_datagram || next_fd >= got.count || rq.strings_size == 0)
-      return malformed;
-    text = text_memory.get(rq.strings_size);
-    if (text == nullptr)
+  if (view.fds.strings >= 0) {
+    view.strings = text_memory.get(rq.strings_size);
+    if (view.strings == nullptr)
       return {spawn_stage::request, -ENOMEM};
-    if (!read_file(got.fds[next_fd], text, rq.strings_size))
+    if (!read_file(got.fds[view.fds.strings], view.strings, rq.strings_size))
       return malformed;
-  } else {
-    if (groups_size + rq.strings_size != in_datagram)
-      return malformed;
-    text = tail + groups_size;
   }
-  // One slot before the arguments, for the shell (see try_exec), and two ends.
-  size_t slots = size_t{rq.arguments} + rq.variables + 3;
   scratch pointer_memory;
   auto list = pointers;
-  if (slots > max_pointers) {
-    list = reinterpret_cast<char**>(pointer_memory.get(slots * sizeof(char*)));
+  if (slots_of(rq) > max_pointers) {
+    list = reinterpret_cast<char**>(pointer_memory.get(slots_of(rq) * sizeof(char*)));
     if (list == nullptr)
       return {spawn_stage::request, -ENOMEM};
   }
-  auto end = text + rq.strings_size;
-  auto next_text = [&]() -> char* {
-    auto begin = text;
-    while (text < end && *text != '\0')
-      ++text;
-    if (text >= end)
-      return nullptr;
-    ++text;
-    return begin;
-  };
-  plan.cwd = next_text();
-  if (plan.cwd == nullptr)
+  command_strings strings;
+  if (!split_strings(rq, view.strings, list, strings))
     return malformed;
-  auto at = list;
-  *at++ = nullptr;
-  plan.argv = at;
-  for (uint32_t i = 0; i < rq.arguments; ++i)
-    if ((*at++ = next_text()) == nullptr)
-      return malformed;
-  *at++ = nullptr;
-  plan.env = at;
-  for (uint32_t i = 0; i < rq.variables; ++i)
-    if ((*at++ = next_text()) == nullptr)
-      return malformed;
-  *at++ = nullptr;
-  if (text != end)
-    return malformed;
+  plan.cwd = strings.cwd;
+  plan.argv = strings.argv;
+  plan.env = strings.env;
 
   plan.failed = spawn_stage::clone;
   auto pid = sys::clone_vfork(run_child, &plan, child_stack + sizeof child_stack,
@@ -777,15 +781,17 @@ outcome start(const spawn_message& rq, received& got) {
   c = command{};
   c.id = rq.head.id;
   c.pid = static_cast<int>(pid);
+  add_spool(got, view.fds.kept[0], c.id,
+            (rq.flags & spawn_controlling_terminal) != 0 ? stream_of_terminal : 1);
+  add_spool(got, view.fds.kept[1], c.id, 2);
   return {spawn_stage::none, 0};
 }
 
 void spawn(received& got) {
   if (got.size < static_cast<long>(sizeof(spawn_message)))
     return;
-  auto& rq = *reinterpret_cast<const spawn_message*>(datagram);
-  auto id = rq.head.id;
-  auto done = start(rq, got);
+  auto id = reinterpret_cast<const header*>(datagram)->id;
+  auto done = start(got);
   if (done.stage == spawn_stage::none)
     return;
   // A start that failed is answered at once; should the socket be full, through the table.
@@ -801,6 +807,105 @@ void spawn(received& got) {
   }
 }
 
+// -- spools --------------------------------------------------------------------------------------
+
+void remove_spool(uint32_t i) {
+  auto& x = spools[i];
+  if (x.fd >= 0)
+    call(__NR_close, x.fd);
+  if (x.file >= 0)
+    call(__NR_close, x.file);
+  me.spooled -= x.bytes;
+  x = spools[--me.spools];
+}
+
+/// `POLLIN`: whether a read would not wait. 0: whether nobody has the other end any more.
+bool is_ready(int fd, short event) {
+  pollfd p{fd, event, 0};
+  return call(__NR_poll, arg(&p), 1, 0) > 0 && (p.revents & (event | POLLHUP | POLLERR)) != 0;
+}
+
+/// Its controller has read, or reads, all of a command that ended; only what others still hold
+/// could outlive it.
+void release_spools(uint64_t command) {
+  for (uint32_t i = 0; i < me.spools;) {
+    auto& x = spools[i];
+    if (x.command != command || x.orphan || x.ended) {
+      ++i;
+      continue;
+    }
+    x.ended = true;
+    // A terminal's end is what tells whoever still uses it.
+    if (x.stream == stream_of_terminal || is_ready(x.fd, 0))
+      remove_spool(i);
+    else
+      ++i;
+  }
+}
+
+bool is_full(const spool& x) {
+  return x.drop || x.bytes >= max_spooled || me.spooled >= max_spooled_together;
+}
+
+/// One read. What there is no room for is dropped, so that its writer neither waits nor dies.
+void read_spool(spool& x) {
+  static char buffer[64 * 1024];
+  if (!is_ready(x.fd, POLLIN))
+    return;
+  auto n = call(__NR_read, x.fd, arg(buffer), sizeof buffer);
+  if (n == -EAGAIN || n == -EINTR)
+    return;
+  if (n <= 0) {
+    call(__NR_close, x.fd);
+    x.fd = -1;
+    return;
+  }
+  auto size = static_cast<uint32_t>(n);
+  auto room = is_full(x) ? 0 : max_spooled - x.bytes;
+  auto kept = size < room ? size : room;
+  if (kept > 0 && x.file < 0)
+    x.file = static_cast<int>(call(__NR_memfd_create, arg("spool"), 1 /* MFD_CLOEXEC */));
+  if (kept == 0 || x.file < 0 || call(__NR_write, x.file, arg(buffer), kept) != kept)
+    kept = 0;
+  x.bytes += kept;
+  me.spooled += kept;
+  x.dropped += size - kept;
+}
+
+/// False if they could not all be told.
+bool tell_spools(uint64_t command) {
+  for (uint32_t i = 0; i < me.spools;) {
+    auto& x = spools[i];
+    if (x.command != command || !x.orphan) {
+      ++i;
+      continue;
+    }
+    // It has ended: what is still in the pipe belongs to it.
+    for (int reads = 0; x.fd >= 0 && reads < 16 && !is_full(x); ++reads)
+      read_spool(x);
+    if (x.bytes > 0 || x.dropped > 0) {
+      spooled_message m{{message_type::spooled, 0, command}, x.stream, x.bytes, x.dropped};
+      if (!post(&m, sizeof m, &x.file, x.file >= 0 ? 1 : 0))
+        return false;
+    }
+    if (x.fd < 0) {
+      remove_spool(i);
+      continue;
+    }
+    // Somebody else still holds it: from now on it is only kept empty.
+    if (x.file >= 0)
+      call(__NR_close, x.file);
+    me.spooled -= x.bytes;
+    x.file = -1;
+    x.bytes = 0;
+    x.dropped = 0;
+    x.command = 0;
+    x.drop = true;
+    ++i;
+  }
+  return true;
+}
+
 /// Tells the ends that were not told yet; what cannot be told stays for later.
 void report() {
   for (uint32_t i = 0; i < me.commands && me.ended > 0 && me.control >= 0;) {
@@ -809,6 +914,8 @@ void report() {
       ++i;
       continue;
     }
+    if (c.orphan && !tell_spools(c.id))
+      return;
     exited_message m{{message_type::exited, 0, c.id},
                      spawn_stage::none,
                      c.status,
@@ -845,6 +952,8 @@ void reap() {
       c.system_us = microseconds(used.system);
       c.max_rss_kib = static_cast<uint64_t>(used.rest[0]);
       ++me.ended;
+      if (!c.orphan)
+        release_spools(c.id);
       break;
     }
   }
@@ -867,10 +976,7 @@ long connect_to(uint32_t port) {
   auto s = call(__NR_socket, 2, 1 | sock_cloexec | sock_nonblock, 0);
   if (s < 0)
     return s;
-  internet_address a{};
-  a.family = 2;
-  a.port = static_cast<uint16_t>((port >> 8) | (port << 8));
-  a.address = 0x0100007f;
+  auto a = loopback_address(port);
   auto e = call(__NR_connect, s, arg(&a), sizeof a);
   if (e < 0 && e != -EINPROGRESS) {
     call(__NR_close, s);
@@ -890,6 +996,39 @@ void lose_controller() {
   call(__NR_close, me.control);
   me.control = -1;
   me.alone_since = now_ms();
+  for (uint32_t i = 0; i < me.commands; ++i)
+    table[i].orphan = true;
+  for (uint32_t i = 0; i < me.spools; ++i) {
+    spools[i].orphan = true;
+    if (spools[i].ended) {
+      spools[i].drop = true;
+      spools[i].command = 0;
+    }
+  }
+}
+
+/// What a controller needs that did not start us, then what it missed.
+void hand_over(const received& got) {
+  if (got.size != sizeof(adopt_message)
+      || reinterpret_cast<const adopt_message*>(datagram)->version != protocol_version) {
+    lose_controller();
+    return;
+  }
+  auto workspace = call(__NR_openat, AT_FDCWD, arg(me.workspace),
+                        O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  auto terminals = call(__NR_openat, AT_FDCWD, arg("/dev/pts"), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  auto self = call(__NR_pidfd_open, 1, 0);
+  auto told = say_ready(workspace, terminals, self);
+  const long given[] = {workspace, terminals, self};
+  for (auto fd : given)
+    if (fd >= 0)
+      call(__NR_close, fd);
+  for (uint32_t i = 0; told && i < me.commands; ++i) {
+    if (table[i].ended || !table[i].orphan)
+      continue;
+    orphaned_message m{{message_type::orphaned, 0, table[i].id}, table[i].pid, 0};
+    told = post(&m, sizeof m); // what a full socket does not take is left out
+  }
 }
 
 /// False when the controller is gone.
@@ -914,20 +1053,23 @@ bool serve_one() {
       answer(head.id, call(__NR_openat, AT_FDCWD, arg(me.workspace),
                            O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
       break;
+    case message_type::adopt: hand_over(got); break;
     case message_type::end: leave(0);
     default: break;
   }
   close_all(got);
-  return true;
+  return me.control >= 0;
 }
 
+/// One at a time: while there is one, others are turned away.
 void accept_controller() {
   auto s = call(__NR_accept4, me.listener, 0, 0, sock_cloexec);
   if (s < 0)
     return;
   peer who{};
   unsigned size = sizeof who;
-  if (call(__NR_getsockopt, s, sol_socket, so_peercred, arg(&who), arg(&size)) < 0
+  if (me.control >= 0
+      || call(__NR_getsockopt, s, sol_socket, so_peercred, arg(&who), arg(&size)) < 0
       || who.uid != me.peer_uid) {
     call(__NR_close, s);
     return;
@@ -960,33 +1102,91 @@ void prepare_signals() {
   call(__NR_rt_sigaction, SIGCHLD, arg(&action), 0, 8);
 }
 
+/// Between two reads of what is only thrown away, lest its writer take all our time.
+constexpr int64_t drop_pace_ms = 20;
+
+/// What `serve` waits for, besides children.
+struct waiting {
+  pollfd fds[2 + max_spools];
+  uint32_t spool_of[max_spools];
+  long count = 2;
+  bool dropping = false;
+};
+
+/// Of spools: those that we read, and the end of those that somebody else may hold for ever.
+void watch_spools(waiting& w) {
+  for (uint32_t i = 0; i < me.spools; ++i) {
+    const auto& x = spools[i];
+    if (x.fd < 0 || (!x.orphan && !x.ended))
+      continue;
+    if (x.orphan && is_full(x)) {
+      w.dropping = true;
+      continue;
+    }
+    w.spool_of[w.count - 2] = i;
+    w.fds[w.count++] = {x.fd, static_cast<short>(x.orphan ? POLLIN : 0), 0};
+  }
+}
+
+/// From the back, since a removal puts the last one into its place.
+void serve_spools(const waiting& w) {
+  for (auto i = w.count - 1; i >= 2; --i) {
+    if (w.fds[i].revents == 0)
+      continue;
+    auto index = w.spool_of[i - 2];
+    auto& x = spools[index];
+    if (x.orphan)
+      read_spool(x);
+    if (!x.orphan || (x.fd < 0 && x.command == 0))
+      remove_spool(index);
+  }
+}
+
+void drop_spools() {
+  for (auto i = me.spools; i-- > 0;) {
+    auto& x = spools[i];
+    if (x.fd < 0 || !x.orphan || !is_full(x))
+      continue;
+    for (int reads = 0; x.fd >= 0 && reads < 16; ++reads)
+      read_spool(x);
+    if (x.fd < 0 && x.command == 0)
+      remove_spool(i);
+  }
+}
+
 [[noreturn]] void serve() {
   const uint64_t all_but_child = ~(1ULL << (SIGCHLD - 1));
+  static waiting w;
   for (;;) {
     reap();
     report();
-    pollfd watched[1];
-    __kernel_timespec wait{};
-    auto waits = static_cast<__kernel_timespec*>(nullptr);
-    if (me.control >= 0) {
-      watched[0] = {me.control, static_cast<short>(POLLIN | (me.ended > 0 ? POLLOUT : 0)), 0};
-    } else {
-      auto left = me.alone_since + int64_t{me.grace_seconds} * 1000 - now_ms();
+    w.count = 2;
+    w.dropping = false;
+    w.fds[0] = {me.control, static_cast<short>(POLLIN | (me.ended > 0 ? POLLOUT : 0)), 0};
+    w.fds[1] = {me.listener, POLLIN, 0};
+    watch_spools(w);
+    int64_t left = -1;
+    if (me.control < 0) {
+      left = me.alone_since + int64_t{me.grace_seconds} * 1000 - now_ms();
       if (left <= 0)
         leave(0);
-      wait.tv_sec = left / 1000;
-      wait.tv_nsec = left % 1000 * 1000000;
-      waits = &wait;
-      watched[0] = {me.listener, POLLIN, 0};
     }
-    auto n = call(__NR_ppoll, arg(watched), 1, arg(waits), arg(&all_but_child), 8);
+    if (w.dropping && (left < 0 || left > drop_pace_ms))
+      left = drop_pace_ms;
+    __kernel_timespec wait{left / 1000, left % 1000 * 1000000};
+    auto n = call(__NR_ppoll, arg(w.fds), w.count, left < 0 ? 0 : arg(&wait), arg(&all_but_child), 8);
+    // First, as everything else may change which spools there are.
+    if (n > 0)
+      serve_spools(w);
+    if (w.dropping)
+      drop_spools();
     if (n <= 0)
       continue;
-    if (me.control < 0)
-      accept_controller();
-    else
+    if (w.fds[0].revents != 0)
       for (int i = 0; i < 16 && serve_one(); ++i) {
       }
+    if (w.fds[1].revents != 0)
+      accept_controller();
   }
 }
 

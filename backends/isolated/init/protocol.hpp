@@ -10,7 +10,7 @@
 
 namespace troupe::backends::isolated {
 
-constexpr uint32_t protocol_version = 1;
+constexpr uint32_t protocol_version = 2;
 
 /// Bytes of one datagram. What is longer (arguments, as a rule) goes through a memory file.
 constexpr size_t max_datagram = 64 * 1024;
@@ -20,6 +20,13 @@ constexpr uint32_t max_groups = 64;
 constexpr uint32_t max_mounts = 64;
 /// Commands that run at once in one sandbox, and ended ones whose end nobody took yet.
 constexpr uint32_t max_commands = 4096;
+/// Streams of commands that init can go on reading when its controller is gone, and what it keeps of
+/// each and of all.
+constexpr uint32_t max_spools = 1024;
+constexpr uint32_t max_spooled = 256 * 1024;
+constexpr uint32_t max_spooled_together = 4 * 1024 * 1024;
+/// Descriptors of one datagram.
+constexpr int max_descriptors = 8;
 
 enum class message_type : uint32_t {
   // -- to init
@@ -29,11 +36,14 @@ enum class message_type : uint32_t {
   connect,      ///< answered by `reply` with a socket
   open_root,    ///< answered by `reply` with the workspace root
   end,          ///< ends the sandbox
+  adopt,        ///< of a later controller, first; answered by `ready`, then by what it missed
   // -- from init
-  ready, ///< with the workspace root and the directory of terminals
+  ready, ///< with the descriptors that it names
   failed,
   exited,
   reply,
+  orphaned, ///< a command of an earlier controller that still runs
+  spooled,  ///< with a file: what such a command put out; before its `exited`
 };
 
 struct header {
@@ -83,6 +93,8 @@ struct setup_message {
   uint32_t filter_size; ///< bytes
   uint32_t landlock;    ///< 0: waived
   uint32_t network;     ///< bring up the loopback
+  uint32_t proxy_port;  ///< of the loopback, where the server's proxy listens; 0: none
+  uint32_t reserved;
   uint64_t open_files;
   uint64_t processes; ///< 0: no limit by RLIMIT_NPROC
   uint64_t file_size; ///< 0: no limit
@@ -102,6 +114,7 @@ enum class setup_step : uint32_t {
   rights,
   seccomp,
   workspace,
+  proxy,
 };
 
 struct failed_message {
@@ -112,10 +125,18 @@ struct failed_message {
   uint32_t reserved;
 };
 
+/// Descriptors that come along, in this order.
+enum given_flag : uint32_t {
+  given_root = 1,      ///< of the workspace
+  given_terminals = 2, ///< the directory of its devpts
+  given_proxy = 4,     ///< the proxy's listening socket
+  given_self = 8,      ///< a pidfd of init; of an adoption
+};
+
 struct ready_message {
   header head;
   uint32_t landlock_abi; ///< 0: none
-  uint32_t reserved;
+  uint32_t given;
 };
 
 enum spawn_flag : uint32_t {
@@ -123,11 +144,13 @@ enum spawn_flag : uint32_t {
   spawn_has_stdout = 2,
   spawn_has_stderr = 4,
   spawn_controlling_terminal = 8, ///< stdin is a terminal; it becomes the command's
-  spawn_strings_in_file = 16,     ///< the tail is in a memory file, the last descriptor
+  spawn_strings_in_file = 16,     ///< the tail is in a memory file
+  spawn_keeps_stdout = 32,        ///< with the end that the server reads, for when it is gone
+  spawn_keeps_stderr = 64,
 };
 
-/// Tail: groups, then `cwd`, arguments and environment, each ended by NUL. Descriptors: the streams
-/// that the flags name, in their order.
+/// Tail: groups, then `cwd`, arguments and environment, each ended by NUL. Descriptors: what the
+/// flags name, in their order.
 struct spawn_message {
   header head;
   uint32_t flags;
@@ -160,6 +183,27 @@ struct exited_message {
   uint64_t user_us;
   uint64_t system_us;
   uint64_t max_rss_kib;
+};
+
+struct adopt_message {
+  header head;
+  uint32_t version;
+  uint32_t reserved;
+};
+
+struct orphaned_message {
+  header head; ///< the command's id, of its first controller
+  int32_t pid; ///< inside
+  uint32_t reserved;
+};
+
+constexpr uint32_t stream_of_terminal = 3;
+
+struct spooled_message {
+  header head;
+  uint32_t stream; ///< 1: stdout, 2: stderr, 3: a terminal
+  uint32_t bytes;  ///< in the file
+  uint64_t dropped;
 };
 
 struct reply_message {
