@@ -23,7 +23,8 @@ class server {
 public:
   explicit server(const std::string& folder) {
     auto config = folder + "/config.json";
-    std::ofstream{config} << R"({"local_source_roots": [")" << folder << R"("]})";
+    std::ofstream{config} << R"({"default_backend": "unix_local", "local_source_roots": [")"
+                          << folder << R"("]})";
     int out[2];
     if (::pipe2(out, O_CLOEXEC) != 0)
       die("pipe2");

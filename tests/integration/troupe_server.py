@@ -18,14 +18,14 @@ class Server:
     """One server process on a state directory of its own."""
 
     def __init__(self, config=None, state_dir=None):
+        config = {"default_backend": "unix_local", **(config or {})}
         self.folder = tempfile.mkdtemp(prefix="troupe-http-")
         self.state_dir = state_dir or os.path.join(self.folder, "state")
         self.args = [TROUPE, "serve", "--listen", "127.0.0.1:0", "--state-dir", self.state_dir]
-        if config is not None:
-            path = os.path.join(self.folder, "config.json")
-            with open(path, "w", encoding="utf-8") as out:
-                json.dump(config, out)
-            self.args += ["--config", path]
+        path = os.path.join(self.folder, "config.json")
+        with open(path, "w", encoding="utf-8") as out:
+            json.dump(config, out)
+        self.args += ["--config", path]
         self.start()
 
     def start(self):
