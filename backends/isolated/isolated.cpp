@@ -177,7 +177,7 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
 
   /// Kills what is there; `done` runs on the reactor thread when all of it is gone, also when it
   /// was gone already. True for the first to ask.
-  bool begin(std::function<void()> done) {
+  bool begin(std::function<void()> done, bool lost = false) {
     bool first;
     {
       std::lock_guard guard{mutex};
@@ -191,10 +191,13 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
       return false;
     if (what.proxy)
       what.proxy->stop();
-    what.runner->stop([self = shared_from_this()] {
-      self->commands_gone = true;
-      self->proceed();
-    });
+    // Those of a lost one have got their error, and whoever comes late gets the same.
+    commands_gone = lost;
+    if (!lost)
+      what.runner->stop([self = shared_from_this()] {
+        self->commands_gone = true;
+        self->proceed();
+      });
     // After `stop` has marked them as cancelled, or they would look like commands that were lost.
     services.events.post([self = shared_from_this()] {
       self->await_init();
@@ -207,10 +210,11 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
   void init_died(const std::function<void(sandbox_notice)>& told) {
     if (begun_already())
       return;
-    begin([self = shared_from_this(), told] {
+    auto tell = [self = shared_from_this(), told] {
       if (told)
         told(self->obituary());
-    });
+    };
+    begin(tell, true);
   }
 
 private:
