@@ -104,8 +104,8 @@ std::string exit_text(const orphan_news& x) {
     return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
   return "{\"what\":\"command_ended\",\"pid\":" + (x.pid > 0 ? std::to_string(x.pid) : "null")
          + ",\"exit_code\":" + std::to_string(*x.exit_code) + ",\"stdout\":" + json_quote(x.out)
-         + ",\"stderr\":" + json_quote(x.err)
-         + ",\"dropped_bytes\":" + std::to_string(x.dropped) + "}";
+         + ",\"stderr\":" + json_quote(x.err) + ",\"dropped_bytes\":" + std::to_string(x.dropped)
+         + "}";
 }
 
 } // namespace
@@ -294,7 +294,8 @@ isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroup
                                    shared_parts& parts, sandbox_config config)
   : runner_sandbox(services), cgroups_(cgroups), parts_(parts), config_(std::move(config)),
     host_environment_(allowed_environment(config_.env_allowlist)),
-    disk_(config_.private_dir, parts_.options.dir), mapped_(::geteuid() == 0 && !parts.waived("user_range")) {
+    disk_(config_.private_dir, parts_.options.dir),
+    mapped_(::geteuid() == 0 && !parts.waived("user_range")) {
   // With a single id there is but one user, whatever it is called.
   auto id = [this](uint32_t x) { return mapped_ ? x : 0; };
   accounts_["root"] = {0, 0, {}};
@@ -471,10 +472,10 @@ result<void> isolated_sandbox::open_disk() {
   if (!limits.disk_bytes && !limits.disk_inodes)
     return {};
   auto cannot = [](const std::string& why) {
-    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
-                                 "the wall `disk` cannot be had: " + why)
-                        .with("wall", "disk")
-                        .with("cause", why)};
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start, "the wall `disk` cannot be had: " + why)
+        .with("wall", "disk")
+        .with("cause", why)};
   };
   if (!parts_.options.disk_images)
     return cannot("the operator has not turned it on (`isolated.disk`: \"image\")");
@@ -819,13 +820,13 @@ command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) 
     limits = life_.limit_hits;
   }
   if (limits && told_)
-    handlers.on_exit = [limits, told = told_,
-                        done = std::move(handlers.on_exit)](result<command_exit> outcome) {
-      if (outcome && outcome->exit_code != 0)
-        limits->tell(told);
-      if (done)
-        done(std::move(outcome));
-    };
+    handlers.on_exit
+      = [limits, told = told_, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+          if (outcome && outcome->exit_code != 0)
+            limits->tell(told);
+          if (done)
+            done(std::move(outcome));
+        };
   return runner_sandbox::exec(std::move(spec), std::move(handlers));
 }
 

@@ -40,7 +40,7 @@ struct shared_parts {
 
 private:
   std::mutex mutex_;
-  std::string filter_;                       ///< guarded
+  std::string filter_;                      ///< guarded
   std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
@@ -86,7 +86,7 @@ private:
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
     std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
-    std::shared_ptr<unique_fd> init; ///< pidfd
+    std::shared_ptr<unique_fd> init;      ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
     std::shared_ptr<limit_watch> limit_hits;
@@ -125,7 +125,7 @@ private:
   std::map<std::string, std::string> host_environment_;
   std::map<std::string, user_ids> accounts_; ///< by name
   const isolated::disk_image disk_;
-  bool mapped_;                              ///< it has a range of ids of its own
+  bool mapped_; ///< it has a range of ids of its own
 
   std::function<void(sandbox_notice)> told_; ///< null: nobody; set before `open`
 

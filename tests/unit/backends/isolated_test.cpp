@@ -234,7 +234,8 @@ BOOST_AUTO_TEST_CASE(the_death_of_init_ends_its_commands_and_is_told_once) {
   auto children = children_of(::getpid()).value_or(std::vector<pid_t>{});
   for (auto pid : children)
     if (read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/comm") == "troupe-init\n"
-        || read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/cmdline").find("troupe-init")
+        || read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/cmdline")
+               .find("troupe-init")
              != std::string::npos)
       init = pid;
   BOOST_REQUIRE(init > 0);
