@@ -238,8 +238,10 @@ inline std::string session_dir(const node_config& config, const std::string& id)
 
 /// Where a session's workspace is on this machine; inside, it may be elsewhere.
 inline std::string workspace_dir(const node_config& config, const session_spec& spec) {
-  return spec.state.type == backend_kind::isolated ? session_dir(config, spec.id) + "/workspace"
-                                                   : spec.state.manifest.root;
+  if (spec.state.type != backend_kind::isolated)
+    return spec.state.manifest.root;
+  // With a limit, on the file system that holds it (backends/isolated/disk_image.hpp).
+  return session_dir(config, spec.id) + (spec.limits.disk_bytes ? "/disk/workspace" : "/workspace");
 }
 
 } // namespace troupe::actors

@@ -44,8 +44,11 @@ bool copies_from_host(const entry& x) {
                      [](const named_entry& y) { return copies_from_host(y.entry); });
 }
 
-result<bool> directory_exists(const std::string& path) {
+/// Whether a workspace is there. One with a limit of its space may not be mounted yet.
+result<bool> workspace_exists(const std::string& path, const std::string& folder) {
   struct stat info {};
+  if (path == folder + "/disk/workspace" && ::stat((folder + "/disk.img").c_str(), &info) == 0)
+    return true;
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
@@ -222,7 +225,9 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   result<bool> root_there = false;
   if (preserved_ || !noop_snapshot()) {
     auto root_path = workspace_dir(shared_.config, record_.spec);
-    auto probe = [root_path] { return directory_exists(root_path); };
+    auto probe = [root_path, folder = session_dir(shared_.config, record_.spec.id)] {
+      return workspace_exists(root_path, folder);
+    };
     root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
     if (!root_there)
       co_return unexpected(std::move(root_there.error()));
@@ -439,7 +444,9 @@ co<result<void>> session_impl::persist() {
   if (noop_snapshot())
     co_return result<void>{};
   const auto root_path = workspace_dir(shared_.config, record_.spec);
-  auto probe = [root_path] { return directory_exists(root_path); };
+  auto probe = [root_path, folder = session_dir(shared_.config, record_.spec.id)] {
+    return workspace_exists(root_path, folder);
+  };
   auto there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
   if (!there || !*there) {
     auto cause = make_error(errc::workspace_archive_read_error, op::persist_workspace,

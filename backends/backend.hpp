@@ -124,8 +124,8 @@ class sandbox {
 public:
   virtual ~sandbox() = default;
 
-  /// Who is told of what happens by itself; before `open`. `told` runs on threads of the backend and
-  /// must not block.
+  /// Who is told of what happens by itself; before `open`. `told` runs on threads of the backend
+  /// and must not block.
   virtual void observe(std::function<void(sandbox_notice)> told) {
     (void) told;
   }

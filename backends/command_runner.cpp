@@ -51,7 +51,8 @@ constexpr milliseconds kill_retry{10};
 /// A timeout beyond this is none, and adding it to the time now must not overflow.
 constexpr std::chrono::hours longest_timeout{24 * 365};
 
-/// Apart from the ids of an earlier process: a sandbox may have outlived it with commands of its own.
+/// Apart from the ids of an earlier process: a sandbox may have outlived it with commands of its
+/// own.
 std::atomic<command_id> last_id{std::stoull(random_hex(3), nullptr, 16) << 36};
 
 /// Where all reads go, as fresh memory costs more than the read itself.

@@ -24,7 +24,7 @@ struct spawn_request {
   int stdin_fd = -1; ///< -1: /dev/null
   int stdout_fd = -1;
   int stderr_fd = -1;
-  int kept_out = -1;                 ///< our end of stdout, for an init that outlives us
+  int kept_out = -1; ///< our end of stdout, for an init that outlives us
   int kept_err = -1;
   bool controlling_terminal = false; ///< `stdin_fd` is a terminal; it becomes the child's
   int cgroup_fd = -1;                ///< a cgroup v2 directory to be born in; -1: ours

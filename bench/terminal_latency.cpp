@@ -126,7 +126,7 @@ struct terminal {
 class bench_box {
 public:
   explicit bench_box(const std::string& folder)
-    : host_(backends::runtime::options{"bench", true, {}}) {
+    : host_(backends::runtime::options{"bench", true, {}, {}}) {
     backends::sandbox_config config;
     config.session_id = "bench";
     config.private_dir = folder + "/box";

@@ -154,6 +154,11 @@ result<void> read_config(const std::string& path, serve_config& out) {
     to.default_open_files = one.integer("open_files", 16, 1 << 20).value_or(to.default_open_files);
     to.tmp_bytes = one.integer("tmp_bytes", 4096, int64_t{1} << 50).value_or(to.tmp_bytes);
     to.tmp_inodes = one.integer("tmp_inodes", 16, int64_t{1} << 40).value_or(to.tmp_inodes);
+    if (auto disk = one.text("disk")) {
+      if (*disk != "none" && *disk != "image")
+        one.fail("disk", "\"none\" or \"image\"");
+      to.disk_images = *disk == "image";
+    }
     if (auto* egress = one.any("egress"))
       if (auto ok = read_egress(*egress, to); !ok)
         return ok;

@@ -27,7 +27,8 @@ const char* advice(const std::string& wall) {
     {"landlock", "boot with Landlock among the security modules (lsm=landlock,...)"},
     {"proc", "let the server see an unmasked /proc (containers: systempaths=unconfined)"},
     {"mounts", "let the server mount (containers: no seccomp profile that forbids it)"},
-    {"disk", "not offered yet: the workspace takes what its file system has"}};
+    {"disk", "run the server as root with `isolated.disk`: \"image\", loop devices and mkfs.ext4; "
+             "otherwise a workspace takes what its file system has"}};
   auto i = all.find(wall);
   return i == all.end() ? "see the error above" : i->second;
 }

@@ -1,6 +1,7 @@
 #include "cli/serve.hpp"
 
 #include "actors/node_host.hpp"
+#include "backends/isolated/disk_image.hpp"
 #include "cli/metrics.hpp"
 #include "gateway/http/server.hpp"
 #include "gateway/native/api.hpp"
@@ -60,6 +61,9 @@ int serve(serve_config config) {
   if (config.node.state_dir.empty())
     return fail(make_error(errc::sandbox_config_invalid, op::start, "--state-dir is missing"));
 
+  if (config.node.isolated.disk_images)
+    if (auto own = backends::isolated::leave_the_host_s_mounts(); !own)
+      return fail(own.error());
   config.node.address = config.host + ":" + std::to_string(config.port);
   auto host = actors::node_host::start(config.node, [] {
     std::fprintf(stderr, "troupe: its actors died too often; the process ends\n");

@@ -201,12 +201,13 @@ auto inspect(Inspector& f, archive_limits& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, session_spec& x) {
-  return inspect_object(
-    f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
-    field("concurrency", x.concurrency), field("limits", x.limits), field("network", x.network),
-    field("network_allow", x.network_allow), field("archives", x.archives), field("on_conflict", x.on_conflict), field("labels", x.labels),
-    field("idle_timeout_ms", x.idle_timeout_ms), field("max_lifetime_ms", x.max_lifetime_ms),
-    field("start", x.start), field("resumed", x.resumed));
+  return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
+                        field("concurrency", x.concurrency), field("limits", x.limits),
+                        field("network", x.network), field("network_allow", x.network_allow),
+                        field("archives", x.archives), field("on_conflict", x.on_conflict),
+                        field("labels", x.labels), field("idle_timeout_ms", x.idle_timeout_ms),
+                        field("max_lifetime_ms", x.max_lifetime_ms), field("start", x.start),
+                        field("resumed", x.resumed));
 }
 
 template <class Inspector>

@@ -157,9 +157,9 @@ result<address_range> parse_range(const std::string& text) {
     valid = fault == std::errc{} && end == last && bits >= 0 && bits <= most;
   }
   if (!valid)
-    return unexpected{make_error(errc::invalid_request, op::network,
-                                 "`" + text + "` is no range of addresses")
-                        .with("range", text)};
+    return unexpected{
+      make_error(errc::invalid_request, op::network, "`" + text + "` is no range of addresses")
+        .with("range", text)};
   return address_range{*address, bits};
 }
 

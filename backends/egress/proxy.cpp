@@ -187,8 +187,7 @@ private:
                     unknown ? "" : to_string(x.refused_address), 1});
       return answer(unknown ? 502 : 403, reason);
     }
-    owner_->tell(
-      {request_.host, request_.port, true, "listed", to_string(x.reachable.front()), 1});
+    owner_->tell({request_.host, request_.port, true, "listed", to_string(x.reachable.front()), 1});
     addresses_ = std::move(x.reachable);
     phase_ = phase::connecting;
     connect_next();
@@ -251,7 +250,8 @@ private:
   }
 
   bool may_read(const side& from, const side& to) {
-    return !from.ended && to.pending() < limits().buffer_bytes && !(&from == &client_ && body_over());
+    return !from.ended && to.pending() < limits().buffer_bytes
+           && !(&from == &client_ && body_over());
   }
 
   /// False when the connection is gone.
@@ -412,8 +412,7 @@ void proxy::accept() {
   while (!stopped_ && connections_.size() < shared_.limits().connections) {
     if (!shared_.admit())
       return pause(accept_pause);
-    unique_fd client{
-      ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
+    unique_fd client{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
     if (!client) {
       auto code = errno;
       shared_.release();

@@ -78,9 +78,15 @@ struct header_line {
 
 /// Hop by hop, or ours to say.
 bool is_dropped(const std::string& name, const std::vector<std::string>& by_connection) {
-  static const std::vector<std::string> always{
-    "connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate",
-    "te",         "upgrade",    "host",             "trailer"};
+  static const std::vector<std::string> always{"connection",
+                                               "keep-alive",
+                                               "proxy-connection",
+                                               "proxy-authorization",
+                                               "proxy-authenticate",
+                                               "te",
+                                               "upgrade",
+                                               "host",
+                                               "trailer"};
   return std::find(always.begin(), always.end(), name) != always.end()
          || (name != "transfer-encoding" && name != "content-length"
              && std::find(by_connection.begin(), by_connection.end(), name) != by_connection.end());
@@ -101,7 +107,8 @@ std::optional<refusal> read_framing(const std::vector<header_line>& headers, req
   bool has_length = false;
   for (const auto& x : headers) {
     if (x.name == "content-length") {
-      auto [end, fault] = std::from_chars(x.value.data(), x.value.data() + x.value.size(), out.body);
+      auto [end, fault]
+        = std::from_chars(x.value.data(), x.value.data() + x.value.size(), out.body);
       if (has_length || fault != std::errc{} || end != x.value.data() + x.value.size())
         return refusal{400, "bad_content_length"};
       has_length = true;

@@ -110,9 +110,9 @@ result<rule> parse_rule(const std::string& text) {
 
 result<std::vector<rule>> parse_rules(const std::vector<std::string>& texts) {
   if (texts.size() > max_rules)
-    return unexpected{make_error(errc::sandbox_config_invalid, op::network,
-                                 "an allow list has too many entries")
-                        .with("limit", static_cast<int64_t>(max_rules))};
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::network, "an allow list has too many entries")
+        .with("limit", static_cast<int64_t>(max_rules))};
   std::vector<rule> out;
   for (const auto& text : texts) {
     auto one = parse_rule(text);

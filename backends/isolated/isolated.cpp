@@ -104,8 +104,8 @@ std::string exit_text(const orphan_news& x) {
     return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
   return "{\"what\":\"command_ended\",\"pid\":" + (x.pid > 0 ? std::to_string(x.pid) : "null")
          + ",\"exit_code\":" + std::to_string(*x.exit_code) + ",\"stdout\":" + json_quote(x.out)
-         + ",\"stderr\":" + json_quote(x.err)
-         + ",\"dropped_bytes\":" + std::to_string(x.dropped) + "}";
+         + ",\"stderr\":" + json_quote(x.err) + ",\"dropped_bytes\":" + std::to_string(x.dropped)
+         + "}";
 }
 
 } // namespace
@@ -177,7 +177,7 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
 
   /// Kills what is there; `done` runs on the reactor thread when all of it is gone, also when it
   /// was gone already. True for the first to ask.
-  bool begin(std::function<void()> done) {
+  bool begin(std::function<void()> done, bool lost = false) {
     bool first;
     {
       std::lock_guard guard{mutex};
@@ -191,10 +191,13 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
       return false;
     if (what.proxy)
       what.proxy->stop();
-    what.runner->stop([self = shared_from_this()] {
-      self->commands_gone = true;
-      self->proceed();
-    });
+    // Those of a lost one have got their error, and whoever comes late gets the same.
+    commands_gone = lost;
+    if (!lost)
+      what.runner->stop([self = shared_from_this()] {
+        self->commands_gone = true;
+        self->proceed();
+      });
     // After `stop` has marked them as cancelled, or they would look like commands that were lost.
     services.events.post([self = shared_from_this()] {
       self->await_init();
@@ -207,10 +210,11 @@ struct isolated_sandbox::ending : std::enable_shared_from_this<ending> {
   void init_died(const std::function<void(sandbox_notice)>& told) {
     if (begun_already())
       return;
-    begin([self = shared_from_this(), told] {
+    auto tell = [self = shared_from_this(), told] {
       if (told)
         told(self->obituary());
-    });
+    };
+    begin(tell, true);
   }
 
 private:
@@ -290,6 +294,7 @@ isolated_sandbox::isolated_sandbox(runner_services services, cgroup_tree& cgroup
                                    shared_parts& parts, sandbox_config config)
   : runner_sandbox(services), cgroups_(cgroups), parts_(parts), config_(std::move(config)),
     host_environment_(allowed_environment(config_.env_allowlist)),
+    disk_(config_.private_dir, parts_.options.dir),
     mapped_(::geteuid() == 0 && !parts.waived("user_range")) {
   // With a single id there is but one user, whatever it is called.
   auto id = [this](uint32_t x) { return mapped_ ? x : 0; };
@@ -346,6 +351,8 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     std::lock_guard guard{mutex_};
     uid_base_ = *base;
   }
+  if (auto ok = open_disk(); !ok)
+    return unexpected{std::move(ok.error())};
   auto earlier = adopt_init(private_dir->get());
   if (!earlier)
     return unexpected{std::move(earlier.error())};
@@ -460,6 +467,23 @@ void isolated_sandbox::remove_groups(const std::string& name) {
   limit_groups::find(limits_name(name)).remove();
 }
 
+result<void> isolated_sandbox::open_disk() {
+  const auto& limits = config_.limits;
+  if (!limits.disk_bytes && !limits.disk_inodes)
+    return {};
+  auto cannot = [](const std::string& why) {
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start, "the wall `disk` cannot be had: " + why)
+        .with("wall", "disk")
+        .with("cause", why)};
+  };
+  if (!parts_.options.disk_images)
+    return cannot("the operator has not turned it on (`isolated.disk`: \"image\")");
+  if (!limits.disk_bytes)
+    return cannot("a limit of inodes needs one of bytes");
+  return disk_.open(services_.starts, {*limits.disk_bytes, limits.disk_inodes.value_or(0)});
+}
+
 /// Beside the session's files, where nothing inside can see it.
 result<unique_fd> isolated_sandbox::listen() const {
   unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
@@ -504,8 +528,6 @@ result<launch_plan> isolated_sandbox::plan() const {
                         .with("wall", name)
                         .with("cause", what)};
   };
-  if (config_.limits.disk_bytes || config_.limits.disk_inodes)
-    return unsupported("disk", "the workspace's file system holds no limit for one directory");
   if (!config_.lower_layers.empty())
     return unsupported("mounts", "layers below the workspace are not built yet");
   launch_plan out;
@@ -677,7 +699,9 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
   add("cpu", x.cpu_millis.has_value(),
       x.cpu_millis ? std::to_string(*x.cpu_millis) + " thousandths of a processor"
                    : "no limit asked for");
-  add("disk", false, "no limit asked for; /tmp and /dev/shm have limits of their own");
+  add("disk", x.disk_bytes.has_value(),
+      x.disk_bytes ? std::to_string(*x.disk_bytes) + " bytes, a file system of its own"
+                   : "no limit asked for; /tmp and /dev/shm have limits of their own");
   return out;
 }
 
@@ -796,13 +820,13 @@ command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) 
     limits = life_.limit_hits;
   }
   if (limits && told_)
-    handlers.on_exit = [limits, told = told_,
-                        done = std::move(handlers.on_exit)](result<command_exit> outcome) {
-      if (outcome && outcome->exit_code != 0)
-        limits->tell(told);
-      if (done)
-        done(std::move(outcome));
-    };
+    handlers.on_exit
+      = [limits, told = told_, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+          if (outcome && outcome->exit_code != 0)
+            limits->tell(told);
+          if (done)
+            done(std::move(outcome));
+        };
   return runner_sandbox::exec(std::move(spec), std::move(handlers));
 }
 
@@ -859,6 +883,7 @@ result<void> isolated_sandbox::remove() {
       = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
     base = known.value_or(0);
   }
+  disk_.unmount();
   auto removed = workspace::remove_tree_at(config_.private_dir);
   if (removed && base != 0)
     release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, base);
@@ -870,6 +895,8 @@ session_usage isolated_sandbox::usage() const {
   auto out = x.group ? x.group->usage() : session_usage{};
   if (x.limits)
     x.limits->add_usage(out);
+  if (config_.limits.disk_bytes)
+    out.disk_bytes = disk_.used_bytes();
   return out;
 }
 

@@ -3,6 +3,7 @@
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
 #include "backends/egress/proxy.hpp"
+#include "backends/isolated/disk_image.hpp"
 #include "backends/isolated/init_link.hpp"
 #include "backends/isolated/launch.hpp"
 #include "backends/isolated/limit_groups.hpp"
@@ -39,7 +40,7 @@ struct shared_parts {
 
 private:
   std::mutex mutex_;
-  std::string filter_;                       ///< guarded
+  std::string filter_;                      ///< guarded
   std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
@@ -85,7 +86,7 @@ private:
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
     std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
-    std::shared_ptr<unique_fd> init; ///< pidfd
+    std::shared_ptr<unique_fd> init;      ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
     std::shared_ptr<limit_watch> limit_hits;
@@ -101,6 +102,7 @@ private:
   life assemble(isolated::launched_init init, std::shared_ptr<cgroup> group,
                 isolated::limit_groups limits);
   result<unique_fd> listen() const;
+  result<void> open_disk();
   std::string limits_name(const std::string& name) const;
   /// (blocks) Of a life that an earlier server began and that has ended.
   void remove_groups(const std::string& name);
@@ -122,7 +124,8 @@ private:
   const sandbox_config config_;
   std::map<std::string, std::string> host_environment_;
   std::map<std::string, user_ids> accounts_; ///< by name
-  bool mapped_;                              ///< it has a range of ids of its own
+  const isolated::disk_image disk_;
+  bool mapped_; ///< it has a range of ids of its own
 
   std::function<void(sandbox_notice)> told_; ///< null: nobody; set before `open`
 

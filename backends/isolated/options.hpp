@@ -36,6 +36,9 @@ struct isolated_options {
   /// Unless a session says otherwise.
   int64_t default_pids = 1024;
   int64_t default_open_files = 4096;
+  /// Limits of disk space are held by a file system in a file; the server must have mounts of its
+  /// own (see disk_image.hpp). Otherwise such limits are refused.
+  bool disk_images = false;
   /// Of /tmp and /dev/shm, each.
   int64_t tmp_bytes = int64_t{256} << 20;
   int64_t tmp_inodes = 65'536;

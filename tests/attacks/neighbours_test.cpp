@@ -49,9 +49,9 @@ struct neighbours : attack_fixture {
     auto promise = std::make_shared<std::promise<result<command_exit>>>();
     running out;
     out.exit = promise->get_future();
-    out.id = other->exec(std::move(spec),
-                         {[promise](result<command_exit> x) { promise->set_value(std::move(x)); },
-                          nullptr});
+    out.id = other->exec(
+      std::move(spec),
+      {[promise](result<command_exit> x) { promise->set_value(std::move(x)); }, nullptr});
     return out;
   }
 
@@ -73,7 +73,8 @@ struct neighbours : attack_fixture {
 
 } // namespace
 
-BOOST_FIXTURE_TEST_SUITE(attacks_on_neighbours, neighbours, *boost::unit_test::precondition(is_root))
+BOOST_FIXTURE_TEST_SUITE(attacks_on_neighbours, neighbours,
+                         *boost::unit_test::precondition(is_root))
 
 // -- the other sandbox ---------------------------------------------------------------------------
 
@@ -134,30 +135,33 @@ BOOST_AUTO_TEST_CASE(neither_ipv6_nor_a_link_address_leads_anywhere) {
   sockaddr_in6 address{};
   address.sin6_family = AF_INET6;
   address.sin6_addr = in6addr_loopback;
-  if (!listener || ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+  if (!listener
+      || ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     return; // this machine has no IPv6 to be reached by
   BOOST_REQUIRE(::listen(listener.get(), 1) == 0);
   socklen_t size = sizeof address;
   ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
   auto port = std::to_string(ntohs(address.sin6_port));
-  for (auto target : {"::1", "::ffff:127.0.0.1", "fd00:ec2::254", "fe80::1%lo", "2606:4700::1111",
-                      "ff02::1"})
+  for (auto target :
+       {"::1", "::ffff:127.0.0.1", "fd00:ec2::254", "fe80::1%lo", "2606:4700::1111", "ff02::1"})
     BOOST_TEST(python("s=socket.socket(socket.AF_INET6);s.settimeout(2)\n"
                       "print(s.connect_ex(('"
                       + std::string{target} + "'," + port + "))!=0)")
-                 .stdout_data
-               == "True\n", target);
+                   .stdout_data
+                 == "True\n",
+               target);
 }
 
 // -- what they share: the machine ----------------------------------------------------------------
 
 BOOST_AUTO_TEST_CASE(a_thread_bomb_ends_at_its_limit_and_is_told) {
-  auto out = python("import threading,time\n"
-                    "n=0\n"
-                    "try:\n"
-                    " while True: threading.Thread(target=time.sleep,args=(5,),daemon=True).start();n+=1\n"
-                    "except RuntimeError: pass\n"
-                    "print(0<n<64); sys.stdout.flush(); os._exit(1)");
+  auto out
+    = python("import threading,time\n"
+             "n=0\n"
+             "try:\n"
+             " while True: threading.Thread(target=time.sleep,args=(5,),daemon=True).start();n+=1\n"
+             "except RuntimeError: pass\n"
+             "print(0<n<64); sys.stdout.flush(); os._exit(1)");
   BOOST_TEST(out.stdout_data == "True\n");
   BOOST_TEST(told(R"("limit":"pids")"));
   BOOST_TEST(in_other("echo alive") == "alive\n");
@@ -225,8 +229,7 @@ BOOST_AUTO_TEST_CASE(a_double_fork_with_a_session_of_its_own_ends_with_its_comma
   BOOST_REQUIRE(eventually([&] { return run_script("pgrep -xc sleep").stdout_data == "3\n"; }));
   box->cancel(x.id);
   BOOST_TEST(x.exit.get().value().cancelled);
-  BOOST_TEST(eventually(
-    [&] { return run_script("pgrep -xc sleep").stdout_data == "0\n"; }));
+  BOOST_TEST(eventually([&] { return run_script("pgrep -xc sleep").stdout_data == "0\n"; }));
 }
 
 BOOST_AUTO_TEST_CASE(orphans_that_fork_on_and_on_end_with_the_sandbox) {
@@ -241,7 +244,8 @@ BOOST_AUTO_TEST_CASE(orphans_that_fork_on_and_on_end_with_the_sandbox) {
 // -- what becomes of its files -------------------------------------------------------------------
 
 BOOST_AUTO_TEST_CASE(no_whiteout_can_be_forged) {
-  auto request = script("mknod w c 0 0 2>/dev/null; mknod .wh.x c 0 0 2>/dev/null; ls -A w 2>/dev/null");
+  auto request
+    = script("mknod w c 0 0 2>/dev/null; mknod .wh.x c 0 0 2>/dev/null; ls -A w 2>/dev/null");
   BOOST_TEST(run(request).value().stdout_data == "");
   request.user = "root";
   BOOST_TEST(run(request).value().stdout_data == "");

@@ -140,8 +140,8 @@ struct command {
 
 /// The end of a command's stream that its controller reads, for when that is gone.
 struct spool {
-  int fd;       ///< -1: at its end
-  int file;     ///< what was read; -1: nothing yet
+  int fd;   ///< -1: at its end
+  int file; ///< what was read; -1: nothing yet
   uint64_t command;
   uint32_t stream;
   uint32_t bytes; ///< in the file
@@ -164,7 +164,7 @@ struct state {
   uint32_t commands = 0;
   uint32_t ended = 0; ///< of these, to be reported
   uint32_t spools = 0;
-  uint32_t spooled = 0; ///< bytes, of all
+  uint32_t spooled = 0;    ///< bytes, of all
   uint64_t open_files = 0; ///< limit of a command
 };
 
@@ -1174,7 +1174,8 @@ void drop_spools() {
     if (w.dropping && (left < 0 || left > drop_pace_ms))
       left = drop_pace_ms;
     __kernel_timespec wait{left / 1000, left % 1000 * 1000000};
-    auto n = call(__NR_ppoll, arg(w.fds), w.count, left < 0 ? 0 : arg(&wait), arg(&all_but_child), 8);
+    auto n
+      = call(__NR_ppoll, arg(w.fds), w.count, left < 0 ? 0 : arg(&wait), arg(&all_but_child), 8);
     // First, as everything else may change which spools there are.
     if (n > 0)
       serve_spools(w);

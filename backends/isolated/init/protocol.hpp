@@ -20,8 +20,8 @@ constexpr uint32_t max_groups = 64;
 constexpr uint32_t max_mounts = 64;
 /// Commands that run at once in one sandbox, and ended ones whose end nobody took yet.
 constexpr uint32_t max_commands = 4096;
-/// Streams of commands that init can go on reading when its controller is gone, and what it keeps of
-/// each and of all.
+/// Streams of commands that init can go on reading when its controller is gone, and what it keeps
+/// of each and of all.
 constexpr uint32_t max_spools = 1024;
 constexpr uint32_t max_spooled = 256 * 1024;
 constexpr uint32_t max_spooled_together = 4 * 1024 * 1024;

@@ -196,8 +196,9 @@ BOOST_AUTO_TEST_CASE(a_plain_request_goes_to_its_host_and_no_second_one_after_it
                               "GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n");
   unique_fd server{::accept(behind.fd.get(), nullptr, nullptr)};
   auto seen = read_until(server.get(), "body");
-  BOOST_TEST(seen == "POST /p HTTP/1.1\r\nHost: " + authority("good.test")
-                       + "\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody");
+  BOOST_TEST(seen
+             == "POST /p HTTP/1.1\r\nHost: " + authority("good.test")
+                  + "\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody");
   send_text(server.get(), "HTTP/1.1 200 OK\r\n\r\nhello");
   ::shutdown(server.get(), SHUT_WR);
   BOOST_TEST(read_all(client.get()) == "HTTP/1.1 200 OK\r\n\r\nhello");

@@ -78,9 +78,9 @@ BOOST_AUTO_TEST_CASE(what_is_no_public_address_is_refused) {
 }
 
 BOOST_AUTO_TEST_CASE(public_addresses_are_in_no_range) {
-  for (auto address : {"8.8.8.8", "1.1.1.1", "172.15.255.255", "172.32.0.0", "100.63.255.255",
-                       "100.128.0.0", "192.167.255.255", "223.255.255.255", "2606:4700::1111",
-                       "2001:4860:4860::8888", "2a00::1"})
+  for (auto address :
+       {"8.8.8.8", "1.1.1.1", "172.15.255.255", "172.32.0.0", "100.63.255.255", "100.128.0.0",
+        "192.167.255.255", "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888", "2a00::1"})
     BOOST_TEST(range_of(address) == "", address);
 }
 
@@ -169,7 +169,8 @@ BOOST_AUTO_TEST_CASE(a_tunnel_names_host_and_port) {
   BOOST_TEST(x->port == 443);
   for (auto target : {"example.com", "example.com:", "example.com:0", "example.com:99999", ":443",
                       "::1:443", "a@b:443", "127.1:443"})
-    BOOST_TEST(refusal_of(head("CONNECT " + std::string{target} + " HTTP/1.1")) == "bad_host", target);
+    BOOST_TEST(refusal_of(head("CONNECT " + std::string{target} + " HTTP/1.1")) == "bad_host",
+               target);
 }
 
 BOOST_AUTO_TEST_CASE(a_plain_request_is_forwarded_without_what_is_for_the_proxy) {

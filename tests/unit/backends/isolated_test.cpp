@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <fstream>
@@ -204,6 +205,54 @@ BOOST_AUTO_TEST_CASE(usage_and_walls_are_reported) {
   for (auto name : {"namespaces", "user_range", "mounts", "proc", "capabilities", "seccomp",
                     "landlock", "network", "memory", "pids"})
     BOOST_TEST(mode_of(*box, name) == "enforced", name << " is not");
+}
+
+// -- init's other end ----------------------------------------------------------------------------
+
+BOOST_AUTO_TEST_CASE(a_second_controller_is_turned_away) {
+  unique_fd socket{::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (config.private_dir + "/control").copy(address.sun_path, sizeof address.sun_path - 1);
+  BOOST_REQUIRE(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address)
+                == 0);
+  isolated::bare_message m{{isolated::message_type::end, sizeof(isolated::bare_message), 0}};
+  (void) !::send(socket.get(), &m, sizeof m, MSG_NOSIGNAL);
+  char byte;
+  BOOST_TEST(::recv(socket.get(), &byte, 1, 0) <= 0);
+  BOOST_TEST(run_script("echo alive").stdout_data == "alive\n");
+}
+
+BOOST_AUTO_TEST_CASE(the_death_of_init_ends_its_commands_and_is_told_once) {
+  shutdown();
+  std::promise<sandbox_notice> told;
+  box->observe([&](sandbox_notice x) { told.set_value(std::move(x)); });
+  BOOST_REQUIRE(box->open());
+  auto command = start(prepare(script("touch up; sleep 1000")));
+  BOOST_REQUIRE(eventually([&] { return exists("up"); }));
+  pid_t init = 0;
+  auto children = children_of(::getpid()).value_or(std::vector<pid_t>{});
+  for (auto pid : children)
+    if (read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/comm") == "troupe-init\n"
+        || read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(pid) + "/cmdline")
+               .find("troupe-init")
+             != std::string::npos)
+      init = pid;
+  BOOST_REQUIRE(init > 0);
+  ::kill(init, SIGKILL);
+  auto ended = command.exit.get();
+  BOOST_REQUIRE(!ended);
+  BOOST_TEST((ended.error().code == errc::backend_lost));
+  BOOST_TEST(ended.error().retryable.value_or(false));
+  auto notice = told.get_future().get();
+  BOOST_TEST(notice.lost);
+  BOOST_TEST(notice.data.find("\"signal\":9") != std::string::npos);
+  BOOST_TEST(!is_alive(init));
+  auto refused = run(script("true"));
+  BOOST_TEST((!refused && refused.error().code == errc::backend_lost));
+  shutdown();
+  BOOST_REQUIRE(box->open());
+  BOOST_TEST(run_script("ls up").stdout_data == "up\n");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
