@@ -52,9 +52,12 @@ system_config::system_config() {
 
 result<std::unique_ptr<node_host>> node_host::start(node_config config,
                                                     std::function<void()> fatal) {
-  for (const auto* folder : {"", "/sessions", "/snapshots"})
-    if (auto made = workspace::open_or_make_directory(config.state_dir + folder, 0700); !made)
+  for (const auto* folder : {"", "/sessions", "/snapshots"}) {
+    auto made = workspace::open_or_make_directory(config.state_dir + folder, 0700);
+    if (!made)
       return unexpected(std::move(made.error()));
+    workspace::spread_directories(made->get());
+  }
   auto db = registry_db::open(config.state_dir + "/registry.sqlite");
   if (!db)
     return unexpected(std::move(db.error()));

@@ -8,8 +8,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <memory>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <utility>
@@ -497,6 +499,14 @@ result<unique_fd> open_or_make_directory(const std::string& path, mode_t mode) {
   if (!fd)
     return failure(errno);
   return fd;
+}
+
+void spread_directories(int dir_fd) {
+  int flags = 0;
+  if (::ioctl(dir_fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_TOPDIR_FL) == 0) {
+    flags |= FS_TOPDIR_FL;
+    (void) ::ioctl(dir_fd, FS_IOC_SETFLAGS, &flags);
+  }
 }
 
 int write_all(int fd, const char* data, size_t size) {

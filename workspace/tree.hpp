@@ -65,6 +65,11 @@ int open_or_make_beneath(int root_fd, const std::string& path, mode_t mode = 075
 /// Opens a host directory that we own, making it and its parents if missing.
 result<unique_fd> open_or_make_directory(const std::string& path, mode_t mode);
 
+/// Asks the file system to place the directories of `dir_fd` far from each other, where it knows
+/// how (ext4). Without, many small trees share inode tables, and one that is made soon after
+/// another was removed waits for its inodes to be reused.
+void spread_directories(int dir_fd);
+
 /// Writes all of `data`; errno negated on failure.
 int write_all(int fd, const char* data, size_t size);
 
