@@ -52,6 +52,12 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
     [this](const reopen_root&) {
       return respond(self_, scope_, ready_after(&backends::sandbox::reopen_root));
     },
+    [this](rebase_sandbox& x) {
+      auto step = [held = std::move(x.held)](backends::sandbox& box) { return box.rebase(held); };
+      return respond(self_, scope_, ready_after(std::move(step)));
+    },
+    [this](const why_no_layers&) -> caf::result<std::string> { return sandbox_->why_no_layers(); },
+    [this](const freeze_sandbox&) { return respond(self_, scope_, freeze()); },
     [this](const close_sandbox&) { return respond(self_, scope_, close()); },
     [this](const remove_sandbox&) { return respond(self_, scope_, remove()); },
     [this](const get_usage&) -> caf::result<session_usage> { return sandbox_->usage(); },
@@ -93,16 +99,23 @@ void backend_state::on_notice(backends::sandbox_notice x) {
     self_->quit(caf::exit_reason::unhandled_exception);
 }
 
-co<result<sandbox_ready>> backend_state::ready_after(result<void> (backends::sandbox::*step)()) {
+co<result<sandbox_ready>>
+backend_state::ready_after(std::function<result<void>(backends::sandbox&)> step) {
   auto sandbox = sandbox_;
-  auto work = [sandbox, step] { return (sandbox.get()->*step)(); };
+  auto work = [sandbox, step] { return step(*sandbox); };
   auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
   if (!opened)
     co_return unexpected(std::move(opened.error()));
   auto identity
     = [sandbox](const std::optional<std::string>& user) { return sandbox->file_identity(user); };
-  sandbox_ready ready{sandbox_->root(), sandbox_->walls(), identity};
+  sandbox_ready ready{sandbox_->root(), sandbox_->layers(), sandbox_->walls(), identity};
   co_return ready;
+}
+
+co<result<frozen_sandbox>> backend_state::freeze() {
+  auto sandbox = sandbox_;
+  auto work = [sandbox]() -> result<frozen_sandbox> { return sandbox->freeze(); };
+  co_return co_await offload<frozen_sandbox>(self_, shared_.io, tenant_, work);
 }
 
 co<result<void>> backend_state::close() {

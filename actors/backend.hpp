@@ -33,7 +33,8 @@ private:
   };
 
   /// Runs a step of the sandbox that opens its root, on the I/O pool.
-  co<result<sandbox_ready>> ready_after(result<void> (backends::sandbox::*step)());
+  co<result<sandbox_ready>> ready_after(std::function<result<void>(backends::sandbox&)> step);
+  co<result<frozen_sandbox>> freeze();
   co<result<void>> remove();
   co<result<void>> close();
 

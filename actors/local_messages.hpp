@@ -25,8 +25,24 @@ struct open_sandbox {};
 /// Opens the workspace root anew after a restore replaced it.
 struct reopen_root {};
 
+/// Puts an empty tree above held layers in the workspace's place, and opens that; see
+/// `sandbox::rebase`.
+struct rebase_sandbox {
+  backends::held_layers held;
+};
+
+/// Why no workspace can lie on layers; empty: one can.
+struct why_no_layers {};
+
+/// Stops all processes; see `sandbox::freeze`.
+struct freeze_sandbox {};
+
+/// While it lives, nothing inside runs. Null: it could not be stopped.
+using frozen_sandbox = std::shared_ptr<const void>;
+
 struct sandbox_ready {
   shared_fd root;
+  std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<backends::wall> walls;
   /// Who file operations for a user are done as; see `sandbox::file_identity`. Does not block.
   std::function<result<std::optional<backends::user_ids>>(const std::optional<std::string>&)>
@@ -83,6 +99,9 @@ struct terminal_size {
 /// The live sandbox of one session.
 using backend_actor
   = actor_handle<caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
+                 caf::result<sandbox_ready>(rebase_sandbox),
+                 caf::result<std::string>(why_no_layers),
+                 caf::result<frozen_sandbox>(freeze_sandbox),
                  caf::result<void>(close_sandbox), caf::result<void>(remove_sandbox),
                  caf::result<session_usage>(get_usage),
                  // Collects output.
@@ -161,6 +180,7 @@ struct persist_snapshot {
   std::string session_id;
   std::string tenant;
   shared_fd root;
+  std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<std::string> skip; ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
   /// Called on the job's thread.
@@ -179,6 +199,7 @@ struct compute_fingerprint {
   std::string base; ///< id of what it came from
   std::string tenant;
   shared_fd root;
+  std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<std::string> skip; ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
 };
@@ -188,11 +209,25 @@ struct diff_live_tree {
   snapshot_ref from;
   std::string tenant;
   shared_fd root;
+  std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<std::string> skip;
   bool text = false;
 };
 
+/// Unpacks the layers of a snapshot and keeps them for a workspace.
+struct hold_layers {
+  snapshot_ref ref;
+  std::string session_id;
+  std::string tenant;
+};
+
+struct layers_held {
+  std::optional<backends::held_layers> held; ///< nullopt: that snapshot has no layers
+  std::shared_ptr<const void> lease;         ///< until somebody else has one
+};
+
 using local_snapshot_store_actor = with_actions<snapshot_store_actor>::extend<
+  caf::replies_to<hold_layers>::with<layers_held>,
   caf::replies_to<persist_snapshot>::with<snapshot_outcome>,
   caf::replies_to<compute_fingerprint>::with<std::string>,
   caf::replies_to<diff_live_tree>::with<workspace_diff>>;
@@ -239,6 +274,10 @@ using manifest_supervisor_actor = actor_handle<caf::result<materialized_files>(r
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::open_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::reopen_root)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::rebase_sandbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::why_no_layers)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::freeze_sandbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::frozen_sandbox)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::sandbox_ready)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::connect_port)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::close_sandbox)
@@ -260,5 +299,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::local_session_actor)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::persist_snapshot)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::compute_fingerprint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::diff_live_tree)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::hold_layers)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::layers_held)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::entry_job_ptr)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::run_application)

@@ -3,6 +3,7 @@
 #include "actors/node.hpp"
 #include "actors/registry_db.hpp"
 #include "actors/sinks/append.hpp"
+#include "backends/isolated/overlay.hpp"
 #include "messages/interfaces.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/tree.hpp"
@@ -79,11 +80,22 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     return unexpected(std::move(swept.error()));
   auto workers = cores();
   host->repository_ = snapshot::make_repository(
-    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers"});
+    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers",
+                                     .owner = backends::default_sandbox_user});
+  // Before anything is unpacked, which may make room: an earlier process's sandboxes may be alive.
+  auto layers = std::make_shared<repository_layers>(*host->repository_);
+  std::set<std::string> held;
+  for (const auto& record : *records)
+    if (auto below = backends::isolated::layers_below(session_dir(config, record.spec.id))) {
+      held.insert(below->id);
+      layers->pin(*below);
+    }
   std::error_code ignored;
   for (const auto& tenant :
-       std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored})
+       std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored}) {
+    host->repository_->release_others(tenant.path().string(), held);
     host->repository_->sweep(tenant.path().string());
+  }
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),
@@ -96,6 +108,7 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
                                    .nice = 10});
   host->services_ = std::unique_ptr<services>{new services{
     std::move(config), *host->runtime_, *host->io_, *host->cpu_, *host->repository_, {}, {}}};
+  host->services_->layers = std::move(layers);
   if (auto made = host->make_sinks(); !made)
     return unexpected(std::move(made.error()));
   host->caf_config_ = std::make_unique<system_config>();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "actors/local_messages.hpp"
+#include "actors/repository_layers.hpp"
 #include "actors/sinks/sink_set.hpp"
 #include "backends/runtime.hpp"
 #include "backends/thread_pool.hpp"
@@ -217,6 +218,7 @@ struct services {
   actors::directory directory;
   actors::metrics metrics;
   std::unique_ptr<sink_set> sinks = nullptr; ///< null: none are configured
+  std::shared_ptr<repository_layers> layers = nullptr; ///< null: workspaces are copied
 };
 
 /// Milliseconds since the epoch, UTC.

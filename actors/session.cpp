@@ -1,6 +1,7 @@
 #include "actors/session.hpp"
 
 #include "actors/manifest_supervisor.hpp"
+#include "backends/isolated/overlay.hpp"
 #include "backends/ownership.hpp"
 #include "messages/ids.hpp"
 #include "snapshot/staging.hpp"
@@ -44,12 +45,16 @@ bool copies_from_host(const entry& x) {
                      [](const named_entry& y) { return copies_from_host(y.entry); });
 }
 
-/// Whether a workspace is there. One with a limit of its space may not be mounted yet.
-result<bool> workspace_exists(const std::string& path, const std::string& folder) {
+/// Whether a session has a workspace, in whatever form. One with a limit of its space, or on layers,
+/// may not be mounted yet.
+result<bool> workspace_exists(const node_config& config, const session_spec& spec) {
   struct stat info {};
-  if (path == folder + "/disk/workspace" && ::stat((folder + "/disk.img").c_str(), &info) == 0)
+  auto folder = session_dir(config, spec.id);
+  if (spec.state.type == backend_kind::isolated && backends::isolated::layers_below(folder))
     return true;
-  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+  if (spec.limits.disk_bytes && ::stat((folder + "/disk.img").c_str(), &info) == 0)
+    return true;
+  return ::stat(workspace_dir(config, spec).c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 } // namespace
@@ -224,21 +229,13 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   // Before the backend makes a missing root: whether there is a workspace to keep.
   result<bool> root_there = false;
   if (preserved_ || !noop_snapshot()) {
-    auto root_path = workspace_dir(shared_.config, record_.spec);
-    auto probe = [root_path, folder = session_dir(shared_.config, record_.spec.id)] {
-      return workspace_exists(root_path, folder);
+    auto probe = [&config = shared_.config, spec = record_.spec] {
+      return workspace_exists(config, spec);
     };
     root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
     if (!root_there)
       co_return unexpected(std::move(root_there.error()));
   }
-  auto opened = co_await ensure_open();
-  if (opened)
-    opened = co_await detach_mounts();
-  if (opened && interrupted_)
-    opened = co_await sweep_unfinished();
-  if (!opened)
-    co_return opened;
   bool reusable = preserved_ && record_.live.workspace_root_ready && *root_there;
 
   bool restorable = false;
@@ -248,6 +245,18 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
     if (!known)
       co_return unexpected(std::move(known.error()));
     restorable = *known;
+  }
+
+  // What there is nothing to compare with is restored as it is opened, unless that makes the file
+  // system to restore it to.
+  if (*root_there || !restorable || !is_isolated() || record_.spec.limits.disk_bytes) {
+    auto opened = co_await ensure_open();
+    if (opened)
+      opened = co_await detach_mounts();
+    if (opened && interrupted_)
+      opened = co_await sweep_unfinished();
+    if (!opened)
+      co_return opened;
   }
 
   auto wanted = std::make_shared<const manifest>(state.manifest);
@@ -264,7 +273,8 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
                              .with("path", state.manifest.root)
                              .with("snapshot_id", state.snapshot.id));
     if (!matches) {
-      auto restored = co_await restore();
+      progress(op::snapshot_restore, R"({"stage":"restoring"})");
+      auto restored = co_await restore(state.snapshot);
       if (!restored)
         co_return restored;
     } else if (!reusable) {
@@ -293,6 +303,7 @@ co<result<bool>> session_impl::matches_snapshot() {
                                live.base_snapshot,
                                record_.spec.tenant,
                                root_,
+                               layers_,
                                persist_skip(),
                                std::make_shared<const manifest>(record_.spec.state.manifest)};
   auto now = co_await ask<std::string>(self_, shared_.directory.snapshots(), std::move(question));
@@ -301,24 +312,63 @@ co<result<bool>> session_impl::matches_snapshot() {
   co_return *now == *live.snapshot_fingerprint;
 }
 
-co<result<void>> session_impl::restore() {
-  const auto& state = record_.spec.state;
-  progress(op::snapshot_restore, R"({"stage":"restoring"})");
-  restore_snapshot request{state.snapshot, record_.spec.id, record_.spec.tenant,
+co<result<void>> session_impl::restore(snapshot_ref ref) {
+  auto laid = co_await lay_on(ref);
+  if (!laid)
+    co_return unexpected(std::move(laid.error()));
+  if (!*laid) {
+    auto copied = co_await restore_copy(ref);
+    if (!copied)
+      co_return copied;
+  }
+  record_.live.base_snapshot = ref.id;
+  co_return result<void>{};
+}
+
+co<result<bool>> session_impl::lay_on(snapshot_ref ref) {
+  auto why = co_await ask<std::string>(self_, backend_, why_no_layers{});
+  if (!why)
+    co_return unexpected(std::move(why.error()));
+  if (!why->empty())
+    co_return false;
+  hold_layers request{std::move(ref), record_.spec.id, record_.spec.tenant};
+  auto held = co_await ask<layers_held>(self_, shared_.directory.snapshots(), std::move(request));
+  if (!held)
+    co_return unexpected(std::move(held.error()));
+  if (!held->held)
+    co_return false;
+  rebase_sandbox change{*held->held};
+  auto ready = co_await ask<sandbox_ready>(self_, backend_, std::move(change));
+  open_ = ready.has_value();
+  if (ready) {
+    take(std::move(*ready));
+    co_return true;
+  }
+  set_root(nullptr);
+  if (ready.error().code == errc::backend_unavailable)
+    co_return false;
+  co_return unexpected(std::move(ready.error()));
+}
+
+co<result<void>> session_impl::restore_copy(snapshot_ref ref) {
+  restore_snapshot request{std::move(ref), record_.spec.id, record_.spec.tenant,
                            workspace_dir(shared_.config, record_.spec)};
   auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
   if (!restored)
     co_return restored;
-  // Another directory stands in the root's place now.
-  auto again = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
-  if (!again)
-    co_return unexpected(std::move(again.error()));
-  set_root(again->root);
-  auto given = co_await give_workspace();
-  if (!given)
-    co_return given;
-  record_.live.base_snapshot = state.snapshot.id;
-  co_return result<void>{};
+  if (open_ || is_isolated()) {
+    // Another directory stands in the root's place now.
+    auto again = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
+    if (!again)
+      co_return unexpected(std::move(again.error()));
+    open_ = true;
+    take(std::move(*again));
+  } else {
+    auto opened = co_await ensure_open();
+    if (!opened)
+      co_return opened;
+  }
+  co_return co_await give_workspace();
 }
 
 co<result<void>> session_impl::remove_ephemeral() {
@@ -348,14 +398,21 @@ co<result<void>> session_impl::ensure_open() {
   if (!ready)
     co_return unexpected(std::move(ready.error()));
   open_ = true;
-  set_root(ready->root);
-  walls_ = ready->walls;
-  identity_ = ready->identity;
+  take(std::move(*ready));
   co_return result<void>{};
+}
+
+void session_impl::take(sandbox_ready x) {
+  layers_ = std::move(x.layers);
+  walls_ = std::move(x.walls);
+  identity_ = std::move(x.identity);
+  set_root(std::move(x.root));
 }
 
 void session_impl::set_root(shared_fd root) {
   root_ = std::move(root);
+  if (!root_)
+    layers_ = nullptr;
   if (shared_.sinks)
     shared_.directory.set_root(record_.spec.id, root_);
 }
@@ -444,8 +501,8 @@ co<result<void>> session_impl::persist() {
   if (noop_snapshot())
     co_return result<void>{};
   const auto root_path = workspace_dir(shared_.config, record_.spec);
-  auto probe = [root_path, folder = session_dir(shared_.config, record_.spec.id)] {
-    return workspace_exists(root_path, folder);
+  auto probe = [&config = shared_.config, spec = record_.spec] {
+    return workspace_exists(config, spec);
   };
   auto there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
   if (!there || !*there) {
@@ -463,6 +520,7 @@ co<result<void>> session_impl::persist() {
   request.session_id = record_.spec.id;
   request.tenant = record_.spec.tenant;
   request.root = root_;
+  request.layers = layers_;
   request.skip = persist_skip();
   request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
   request.base = record_.live.base_snapshot;

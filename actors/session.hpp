@@ -47,6 +47,23 @@ private:
     add_pre_stop_hook request;
   };
 
+  /// While the server writes into the workspace.
+  class server_write {
+  public:
+    explicit server_write(session_impl& owner) : owner_(owner) {
+      ++owner.server_writes_;
+      ++owner.server_writing_;
+    }
+    server_write(const server_write&) = delete;
+    server_write& operator=(const server_write&) = delete;
+    ~server_write() {
+      --owner_.server_writing_;
+    }
+
+  private:
+    session_impl& owner_;
+  };
+
   /// A start event that waits for its finish.
   struct span {
     op operation;
@@ -113,7 +130,11 @@ private:
   /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
   co<result<void>> bring_up(workspace_conflict policy);
   co<result<bool>> matches_snapshot();
-  co<result<void>> restore();
+  /// Puts a snapshot in the workspace's place: by laying it below an empty tree, or by copying.
+  co<result<void>> restore(snapshot_ref ref);
+  /// False: it has to be copied.
+  co<result<bool>> lay_on(snapshot_ref ref);
+  co<result<void>> restore_copy(snapshot_ref ref);
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
                                              bool only_ephemeral);
   co<result<void>> remove_ephemeral();
@@ -124,6 +145,7 @@ private:
     return record_.spec.state.type == backend_kind::isolated;
   }
   co<result<void>> ensure_open();
+  void take(sandbox_ready x);
   void set_root(shared_fd root);
   co<result<void>> persist();
   co<result<void>> stop_locked();
@@ -164,6 +186,8 @@ private:
   co<result<fork_plan>> fork(fork_session x);
   /// The workspace as it is now, to `ref`; the rest of the request is the caller's.
   co<result<persist_snapshot>> persist_request_for(snapshot_ref ref);
+  /// `stopped`: with all processes stopped, as of one instant.
+  co<result<snapshot_outcome>> persist_live(persist_snapshot request, bool stopped);
   /// Where snapshots of this session go.
   snapshot_ref snapshot_place(std::string id) const;
 
@@ -285,7 +309,11 @@ private:
   bool preserved_ = false;
   /// A process died in the middle of whatever it did here.
   bool interrupted_ = false;
+  /// Of the server into the workspace: those begun, those that run.
+  uint64_t server_writes_ = 0;
+  uint32_t server_writing_ = 0;
   shared_fd root_;
+  std::shared_ptr<const backends::layered_workspace> layers_; ///< null: a plain directory
   decltype(sandbox_ready::identity) identity_; ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;

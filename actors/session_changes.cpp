@@ -35,6 +35,7 @@ co<result<patch_answer>> session_impl::patch(patch_workspace x) {
     co_return unexpected(std::move(who.error()));
   }
   ++in_flight_;
+  server_write change{*this};
   record_.live.last_used_at_ms = now_ms();
   auto request = std::make_shared<patch_workspace>(std::move(x));
   auto policy = policy_;
@@ -94,6 +95,7 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
     co_return unexpected(make_error(errc::sandbox_config_invalid, op::write,
                                     "an isolated session has no files outside its workspace"));
   ++in_flight_;
+  server_write change{*this};
   auto work = [file = archive->file, root = root_, limits = record_.spec.archives, who = *who,
                stop = stop_.get_token()]() -> result<void> {
     backends::acting_as_if identity{who};

@@ -122,6 +122,9 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
                            .with("path", resolved->absolute));
   ++in_flight_;
   record_.live.last_used_at_ms = now_ms();
+  std::optional<server_write> change;
+  if (for_write)
+    change.emplace(*this);
   auto root = root_;
   auto target = *resolved;
   auto job = [root, target, work, who = *who]() -> result<T> {
@@ -291,6 +294,7 @@ co<result<void>> session_impl::commit(file_commit x) {
     co_return unexpected(std::move(file.error()));
   auto event = handles_.at(x.handle).event;
   handles_.erase(x.handle);
+  server_write change{*this};
   auto work = [file = file->file, who = file->who, mode = x.mode] {
     backends::acting_as_if identity{who};
     return file->commit(mode, false);
@@ -403,7 +407,10 @@ co<result<void>> session_impl::import_commit(commit_import x) {
   auto event = co_await begin(op::hydrate_workspace, "{\"untar_dir\":" + json_quote(root) + "}");
   if (!event)
     co_return unexpected(std::move(event.error()));
-  auto work = [file = archive->file, root = workspace_dir(shared_.config, record_.spec),
+  // An overlay has no place of its own on this machine.
+  auto place = layers_ ? "/proc/self/fd/" + std::to_string(root_->get())
+                       : workspace_dir(shared_.config, record_.spec);
+  auto work = [file = archive->file, root = std::move(place), opened_root = root_,
                limits = record_.spec.archives, stop = stop_.get_token()]() -> result<void> {
     if (::lseek(file->fd.get(), 0, SEEK_SET) != 0)
       return unexpected(system_error(errc::internal, op::hydrate_workspace, "cannot rewind"));

@@ -24,11 +24,38 @@ co<result<persist_snapshot>> session_impl::persist_request_for(snapshot_ref ref)
   request.session_id = record_.spec.id;
   request.tenant = record_.spec.tenant;
   request.root = root_;
+  request.layers = layers_;
   request.skip = persist_skip();
   request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
   request.base = record_.live.base_snapshot;
   request.settle = true;
   co_return request;
+}
+
+co<result<snapshot_outcome>> session_impl::persist_live(persist_snapshot request, bool stopped) {
+  frozen_sandbox frozen;
+  if (stopped) {
+    auto held = co_await ask<frozen_sandbox>(self_, backend_, freeze_sandbox{});
+    if (!held)
+      co_return unexpected(std::move(held.error()));
+    frozen = std::move(*held);
+  }
+  // What the server itself writes meanwhile is not stopped, but seen.
+  auto before = server_writes_;
+  bool quiet = frozen != nullptr && server_writing_ == 0;
+  request.settle = !quiet;
+  auto again = request;
+  auto written
+    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(request));
+  if (written && quiet && server_writes_ != before) {
+    again.settle = true;
+    written
+      = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(again));
+  }
+  if (written && stopped && !frozen)
+    written->warnings.push_back("the processes could not be stopped meanwhile; what was written "
+                                "later may be there without what was written earlier");
+  co_return written;
 }
 
 co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
@@ -40,8 +67,9 @@ co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
   if (!request)
     co_return unexpected(std::move(request.error()));
   request->name = std::move(x.name);
-  auto written
-    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(*request));
+  // Of a plain directory it may take long: that is looked at until it does not change.
+  bool stopped = layers_ != nullptr;
+  auto written = co_await persist_live(std::move(*request), stopped);
   if (!written)
     co_return written;
   record_.live.base_snapshot = written->info.id;
@@ -84,15 +112,10 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
     co_return unexpected(std::move(closed.error()));
   open_ = false;
   set_root(nullptr);
-  restore_snapshot request{*ref, record_.spec.id, record_.spec.tenant,
-                           workspace_dir(shared_.config, record_.spec)};
-  auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
+  auto restored = co_await restore(*ref);
   // Whatever came of it, the session goes on with the tree that is there.
   auto opened = co_await ensure_open();
-  if (opened && restored)
-    opened = co_await give_workspace();
   if (restored) {
-    record_.live.base_snapshot = ref->id;
     record_.live.snapshot_fingerprint.reset();
     record_.live.snapshot_fingerprint_version.reset();
   }
@@ -126,7 +149,7 @@ co<result<workspace_diff>> session_impl::diff(diff_session x) {
   auto ref = co_await find_snapshot(from, op::read);
   if (!ref)
     co_return unexpected(std::move(ref.error()));
-  diff_live_tree question{*ref, record_.spec.tenant, root_, persist_skip(), x.text};
+  diff_live_tree question{*ref, record_.spec.tenant, root_, layers_, persist_skip(), x.text};
   co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(), std::move(question));
 }
 
@@ -140,8 +163,7 @@ co<result<fork_plan>> session_impl::fork(fork_session x) {
     co_return unexpected(std::move(request.error()));
   request->session_id = x.ids.at(0); // each copy owns its snapshot
   request->copies.assign(x.ids.begin() + 1, x.ids.end());
-  auto written
-    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(*request));
+  auto written = co_await persist_live(std::move(*request), true);
   if (!written)
     co_return unexpected(std::move(written.error()));
   fork_plan plan;

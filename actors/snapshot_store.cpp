@@ -8,6 +8,21 @@
 
 namespace troupe::actors {
 
+namespace {
+
+/// Of a workspace that lies on layers, only what lies above them need be looked at.
+void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
+                snapshot::persist_request& tree) {
+  if (!layers)
+    return;
+  tree.upper_fd = layers->upper->get();
+  tree.lower_layers = layers->below.digests;
+  if (layers->held.base_path == tree.ref.base_path)
+    tree.held = layers->held.id;
+}
+
+} // namespace
+
 snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services& shared)
   : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs) {}
 
@@ -31,6 +46,7 @@ snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_beha
     [this](diff_snapshots& x) { return respond(self_, scope_, diff(std::move(x))); },
     [this](prune_snapshots& x) { return respond(self_, scope_, prune(std::move(x))); },
     [](action& work) { work(); },
+    [this](hold_layers& x) { return respond(self_, scope_, hold(std::move(x))); },
     [this](persist_snapshot& x) { return respond(self_, scope_, persist(std::move(x))); },
     [this](compute_fingerprint& x) { return respond(self_, scope_, fingerprint(std::move(x))); },
     [this](diff_live_tree& x) { return respond(self_, scope_, diff_live(std::move(x))); },
@@ -92,6 +108,7 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     request.base = x.base;
     request.name = x.name;
     request.settle = x.settle;
+    look_above(x.layers, request);
     auto written = repository.persist(request, stop, x.report);
     for (const auto& id : x.copies) {
       auto to = x.ref;
@@ -146,6 +163,37 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
   co_return done;
 }
 
+co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
+  if (auto refused = admit(op::snapshot_restore))
+    co_return unexpected(std::move(*refused));
+  place held{*this, x.ref.id};
+  auto mine = co_await held.one_at_a_time().acquire();
+  auto turn = co_await running_.acquire();
+  auto work
+    = [&repository = shared_.snapshots, x, stop = stop_.get_token()]() -> result<layers_held> {
+    auto id = repository.hold(x.ref, x.session_id);
+    if (!id)
+      return unexpected(std::move(id.error()));
+    layers_held out;
+    if (!*id)
+      return out;
+    auto hidden = x.ref;
+    hidden.id = **id;
+    auto lease = repository.lease(hidden, stop);
+    if (!lease) {
+      repository.release(hidden);
+      return unexpected(std::move(lease.error()));
+    }
+    out.held = backends::held_layers{hidden.base_path, hidden.id};
+    out.lease = std::move(*lease);
+    return out;
+  };
+  auto done = co_await offload<layers_held>(self_, shared_.cpu, x.tenant, work);
+  if (done && done->held)
+    shared_.metrics.snapshots_restored.fetch_add(1, std::memory_order_relaxed);
+  co_return done;
+}
+
 co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
   auto found = co_await find(x.id, x.tenant);
   bool known = found.has_value();
@@ -190,6 +238,7 @@ co<result<std::string>> snapshot_store_state::fingerprint(compute_fingerprint x)
     tree.root_fd = x.root->get();
     tree.skip = x.skip;
     tree.manifest_digest = workspace::manifest_digest(*x.manifest);
+    look_above(x.layers, tree);
     return repository.fingerprint(tree, stop);
   };
   co_return co_await offload<std::string>(self_, shared_.cpu, x.tenant, work);
@@ -250,6 +299,7 @@ co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
     tree.ref = x.from;
     tree.root_fd = x.root->get();
     tree.skip = x.skip;
+    look_above(x.layers, tree);
     return repository.diff(x.from, x.from, &tree, x.text, stop);
   };
   co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);

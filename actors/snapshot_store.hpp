@@ -29,6 +29,7 @@ private:
 
   co<result<snapshot_outcome>> persist(persist_snapshot x);
   co<result<void>> restore(restore_snapshot x);
+  co<result<layers_held>> hold(hold_layers x);
   co<result<void>> remove(remove_snapshot x);
   co<result<bool>> restorable(snapshot_restorable x);
   co<result<std::string>> fingerprint(compute_fingerprint x);

@@ -392,6 +392,7 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->sandbox.groups = spec.state.manifest.groups;
   made->sandbox.root_owned = spec.state.workspace_root_owned;
   made->sandbox.env_allowlist = shared_.config.env_allowlist;
+  made->sandbox.layers = shared_.layers;
   return made;
 }
 

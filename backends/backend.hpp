@@ -82,6 +82,35 @@ struct terminal_handlers {
   std::function<void(std::vector<char>)> on_output;
 };
 
+/// Names layers that are held for a workspace: a hidden snapshot.
+struct held_layers {
+  std::string base_path;
+  std::string id;
+};
+
+/// Layers, unpacked on this machine.
+struct unpacked_layers {
+  std::vector<std::string> folders; ///< the oldest first
+  std::vector<std::string> digests; ///< of the same
+  std::shared_ptr<const void> lease; ///< while it lives, they stay
+};
+
+/// Where layers come from. Any thread; all calls block.
+class layer_source {
+public:
+  virtual ~layer_source() = default;
+  virtual result<unpacked_layers> lease(const held_layers& held) = 0;
+  /// No workspace lies on them any more.
+  virtual void release(const held_layers& held) = 0;
+};
+
+/// A workspace that lies on layers.
+struct layered_workspace {
+  held_layers held;
+  unpacked_layers below;
+  shared_fd upper; ///< the tree of what was changed
+};
+
 /// What a sandbox is made from.
 struct sandbox_config {
   std::string session_id;
@@ -104,8 +133,8 @@ struct sandbox_config {
   /// Users and groups that exist inside.
   std::vector<user> users;
   std::vector<group> groups;
-  /// Read-only directories below the workspace, the topmost first; empty: a plain directory.
-  std::vector<std::string> lower_layers;
+  /// For workspaces that lie on layers; null: there are none.
+  std::shared_ptr<layer_source> layers;
 };
 
 using wall = session_wall;
@@ -139,6 +168,29 @@ public:
   /// (blocks) Opens the workspace root anew, after a restore has put another directory in its
   /// place.
   virtual result<void> reopen_root() = 0;
+
+  /// Why no workspace can lie on layers here; empty: one can.
+  virtual std::string why_no_layers() const {
+    return "this backend has no overlays";
+  }
+
+  /// (blocks) Puts an empty tree above these layers in the workspace's place, and opens that. What
+  /// runs is ended. `held` is the sandbox's from now on: it is released when nothing lies on it.
+  /// On failure the old tree is there, not open; `backend_unavailable`: see `why_no_layers`.
+  virtual result<void> rebase(held_layers held) {
+    (void) held;
+    return unexpected{make_error(errc::backend_unavailable, op::start, why_no_layers())};
+  }
+
+  /// What the workspace lies on; null: it is a plain directory, or not open.
+  virtual std::shared_ptr<const layered_workspace> layers() const {
+    return nullptr;
+  }
+
+  /// (blocks) Stops all processes until what it gives is gone; null: that cannot be done here.
+  virtual std::shared_ptr<const void> freeze() {
+    return nullptr;
+  }
 
   /// The argument vector, directory and environment that `request` means here. `environment` is the
   /// manifest's, resolved. Refuses what this backend cannot do (a user, say).

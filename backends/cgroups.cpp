@@ -105,11 +105,15 @@ bool is_empty(int dir_fd) {
   return number_of(read_kernel_file(dir_fd, "cgroup.events"), "populated") == 0;
 }
 
-bool wait_until_empty(int dir_fd) {
+bool is_frozen(int dir_fd) {
+  return number_of(read_kernel_file(dir_fd, "cgroup.events"), "frozen") == 1;
+}
+
+bool wait_until(bool (*reached)(int), int dir_fd) {
   auto deadline = std::chrono::steady_clock::now() + sweep_limit;
   unique_fd events{::openat(dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC)};
   char buffer[256];
-  while (!is_empty(dir_fd)) {
+  while (!reached(dir_fd)) {
     auto left = std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
     if (!events || left.count() <= 0)
       return false;
@@ -178,6 +182,11 @@ cgroup::cgroup(shared_fd parent, std::string name, unique_fd directory)
   : parent_(std::move(parent)), name_(std::move(name)),
     directory_(std::make_shared<const unique_fd>(std::move(directory))) {}
 
+bool cgroup::freeze(bool frozen) const {
+  write_file(directory_->get(), "cgroup.freeze", frozen ? "1" : "0");
+  return !frozen || wait_until(is_frozen, directory_->get());
+}
+
 void cgroup::kill() const {
   write_file(directory_->get(), "cgroup.kill", "1");
 }
@@ -245,7 +254,7 @@ void cgroup_tree::sweep(const keeper& keep) {
     if (!directory)
       continue;
     write_file(directory.get(), "cgroup.kill", "1");
-    wait_until_empty(directory.get());
+    wait_until(is_empty, directory.get());
     remove_group(root_->get(), name);
   }
 }

@@ -31,6 +31,9 @@ public:
   /// Kills everything in it and below, also what is being forked.
   void kill() const;
 
+  /// (blocks) Stops all in it and below, or lets it go on. False if it does not stop in time.
+  bool freeze(bool frozen) const;
+
   /// Whether nothing in it or below is alive; zombies do not count.
   bool empty() const;
 

@@ -141,8 +141,9 @@ result<void> read_config(const std::string& path, serve_config& out) {
     auto& to = out.node.isolated;
     to.waive = one.texts("waive").value_or(to.waive);
     for (const auto& name : to.waive)
-      if (name != "user_range" && name != "seccomp" && name != "landlock" && name != "cgroup")
-        one.fail("waive", "a list of `user_range`, `seccomp`, `landlock`, `cgroup`");
+      if (name != "user_range" && name != "seccomp" && name != "landlock" && name != "cgroup"
+          && name != "layers")
+        one.fail("waive", "a list of `user_range`, `seccomp`, `landlock`, `cgroup`, `layers`");
     to.root = one.text("root").value_or(to.root);
     to.uid_dir = one.text("uid_dir").value_or(to.uid_dir);
     to.allow_host_network = one.boolean("allow_host_network").value_or(to.allow_host_network);

@@ -3,6 +3,7 @@
 #include "messages/ids.hpp"
 #include "messages/json.hpp"
 #include "snapshot/leftover.hpp"
+#include "snapshot/local_store.hpp"
 #include "workspace/tree.hpp"
 
 #include <dirent.h>
@@ -396,7 +397,8 @@ result<uint64_t> blob_store::collect() const {
   std::unordered_set<std::string> used;
   std::unordered_set<std::string> ids;
   for (const auto& name : list_names(base_.get())) {
-    if (name.starts_with('.') || !name.ends_with(reference_suffix))
+    if ((name.starts_with('.') && !name.starts_with(held_prefix))
+        || !name.ends_with(reference_suffix))
       continue;
     unique_fd fd{
       ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};

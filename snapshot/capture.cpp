@@ -649,19 +649,16 @@ private:
     return encode_xattrs(all);
   }
 
+  // What an overlay notes of itself is believed in the trusted namespace only: whoever works in the
+  // tree can write attributes of the user's.
+
   static bool is_opaque(int fd) {
     char value[2];
-    for (auto* name : {"trusted.overlay.opaque", "user.overlay.opaque"})
-      if (::fgetxattr(fd, name, value, sizeof value) == 1 && value[0] == 'y')
-        return true;
-    return false;
+    return ::fgetxattr(fd, "trusted.overlay.opaque", value, sizeof value) == 1 && value[0] == 'y';
   }
 
   static bool has_metacopy(int fd) {
-    for (auto* name : {"trusted.overlay.metacopy", "user.overlay.metacopy"})
-      if (::fgetxattr(fd, name, nullptr, 0) >= 0)
-        return true;
-    return false;
+    return ::fgetxattr(fd, "trusted.overlay.metacopy", nullptr, 0) >= 0;
   }
 
   // -- what cannot be taken

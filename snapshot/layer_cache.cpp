@@ -63,8 +63,8 @@ std::string name_of(const layer_info& x) {
 
 } // namespace
 
-layer_cache::layer_cache(std::string folder, uint64_t max_bytes)
-  : folder_(std::move(folder) + '/' + boot_id()), max_bytes_(max_bytes) {}
+layer_cache::layer_cache(std::string folder, uint64_t max_bytes, uint32_t owner)
+  : folder_(std::move(folder) + '/' + boot_id()), max_bytes_(max_bytes), owner_(owner) {}
 
 result<void> layer_cache::open_folder() {
   std::lock_guard guard{mutex_};
@@ -120,15 +120,48 @@ layer_cache::acquire(const blob_store& store, const std::vector<layer_info>& lay
     }
     if (!held)
       return unexpected(blob_damaged(layer.blob, "the unpacked layer cannot be held"));
-    // The time of the folder itself would show through the overlay; that of its access does not.
-    timespec times[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
-    ::futimens(held.get(), times);
-    lease->folders.push_back(folder_ + '/' + name);
-    lease->digests.push_back(layer.blob.digest);
-    lease->locks.push_back(std::move(held));
+    keep(*lease, layer, std::move(held));
   }
   trim();
   return lease;
+}
+
+void layer_cache::keep(layer_lease& lease, const layer_info& layer, unique_fd held) const {
+  // The time of the folder itself would show through the overlay; that of its access does not.
+  timespec times[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
+  ::futimens(held.get(), times);
+  lease.folders.push_back(folder_ + '/' + name_of(layer));
+  lease.digests.push_back(layer.blob.digest);
+  lease.locks.push_back(std::move(held));
+}
+
+std::shared_ptr<const layer_lease> layer_cache::pin(const std::vector<layer_info>& layers) {
+  if (!open_folder())
+    return nullptr;
+  auto lease = std::make_shared<layer_lease>();
+  for (const auto& layer : layers)
+    if (auto held = lock(name_of(layer)))
+      keep(*lease, layer, std::move(held));
+  return lease;
+}
+
+result<void> layer_cache::give_away(int layer_fd) const {
+  if (owner_ == 0 || ::geteuid() != 0)
+    return {};
+  int failed = 0;
+  auto give = [&](int dir, const char* name, int flags) {
+    if (::fchownat(dir, name, owner_, owner_, flags) != 0)
+      failed = errno;
+  };
+  auto walked = workspace::walk(layer_fd, [&](const workspace::tree_item& item) {
+    if (!S_ISCHR(item.info->st_mode))
+      give(item.parent_fd, item.name, AT_SYMLINK_NOFOLLOW);
+    return workspace::walk_next::enter;
+  });
+  give(layer_fd, "", AT_EMPTY_PATH);
+  if (!walked || failed != 0)
+    return unexpected(cannot_store(folder_, failed));
+  return {};
 }
 
 result<void> layer_cache::add(const blob_store& store, const layer_info& layer,
@@ -144,7 +177,9 @@ result<void> layer_cache::add(const blob_store& store, const layer_info& layer,
   if (made < 0)
     return unexpected(cannot_store(folder_, -made));
   unique_fd fd{made};
-  auto ok = unpack_layer(store, layer, fd.get(), older, std::move(stop));
+  auto ok = unpack_layer(store, layer, fd.get(), older, std::move(stop)).and_then([&] {
+    return give_away(fd.get());
+  });
   if (ok
       && ::renameat2(fd_.get(), temporary.c_str(), fd_.get(), name_of(layer).c_str(),
                      RENAME_NOREPLACE)

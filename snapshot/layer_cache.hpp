@@ -28,12 +28,16 @@ struct layer_lease {
 /// nobody holds them. The locks are the kernel's: they end with the process.
 class layer_cache {
 public:
-  layer_cache(std::string folder, uint64_t max_bytes);
+  /// `owner`: see `cache_options`.
+  layer_cache(std::string folder, uint64_t max_bytes, uint32_t owner);
 
   /// Unpacks what is missing. Fails where device nodes cannot be made (then there is no overlay
   /// either), and like a restore for damaged blobs.
   result<std::shared_ptr<const layer_lease>>
   acquire(const blob_store& store, const std::vector<layer_info>& layers, std::stop_token stop);
+
+  /// Those of them that are unpacked already.
+  std::shared_ptr<const layer_lease> pin(const std::vector<layer_info>& layers);
 
   /// Removes what is too much.
   void trim();
@@ -42,10 +46,13 @@ private:
   result<void> add(const blob_store& store, const layer_info& layer,
                    const std::vector<std::string>& older, std::stop_token stop);
   unique_fd lock(const std::string& digest) const;
+  void keep(layer_lease& lease, const layer_info& layer, unique_fd held) const;
+  result<void> give_away(int layer_fd) const;
   result<void> open_folder();
 
   std::string folder_;
   uint64_t max_bytes_;
+  uint32_t owner_;
   std::mutex mutex_; ///< one layer is unpacked at a time, so that none is twice
   unique_fd fd_;
 };

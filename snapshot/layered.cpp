@@ -56,16 +56,22 @@ struct known_tree {
 };
 
 std::optional<known_tree> find_base(const blob_store& store, const persist_request& request) {
-  for (const auto& id : {request.base, request.ref.id}) {
-    if (id.empty())
-      continue;
+  std::optional<known_tree> known;
+  auto look_for = [&](const std::string& id) {
     auto ref = request.ref;
     ref.id = id;
     auto found = find_layered(store, ref);
     if (found && *found)
-      return known_tree{id, std::move(**found)};
-  }
-  return std::nullopt;
+      known = known_tree{id, std::move(**found)};
+    return known.has_value();
+  };
+  for (const auto& id : {request.base, request.ref.id})
+    if (!id.empty() && look_for(id))
+      break;
+  // It was made anew of other layers than those below the overlay.
+  if (!request.held.empty() && (!known || !usable_upper(request, known->snapshot.layers)))
+    look_for(request.held);
+  return known;
 }
 
 result<capture_base> base_of(const blob_store& store, const std::optional<known_tree>& known,
@@ -80,21 +86,6 @@ result<capture_base> base_of(const blob_store& store, const std::optional<known_
   if (!upper)
     base.stats = read_stats(store.stat_path(known->id));
   return base;
-}
-
-/// The upper tree says what changed only if its overlay lies on layers that the base still has.
-std::optional<upper_tree> usable_upper(const persist_request& request,
-                                       const std::optional<known_tree>& known) {
-  if (request.upper_fd < 0)
-    return std::nullopt;
-  const auto& lower = request.lower_layers;
-  size_t have = known ? known->snapshot.layers.size() : 0;
-  if (lower.size() > have)
-    return std::nullopt;
-  for (size_t i = 0; i < lower.size(); ++i)
-    if (known->snapshot.layers[i].blob.digest != lower[i])
-      return std::nullopt;
-  return upper_tree{request.upper_fd, static_cast<uint32_t>(lower.size())};
 }
 
 result<void> check_space(const blob_store& store) {
@@ -114,7 +105,7 @@ void share_stats(const blob_store& store, const std::string& from, const std::st
 
 result<capture_outcome> capture_once(const blob_store& store, const persist_request& request,
                                      std::optional<known_tree>& known, zstd_pool& pool, job& work) {
-  auto upper = usable_upper(request, known);
+  auto upper = usable_upper(request, known ? known->snapshot.layers : std::vector<layer_info>{});
   auto base = base_of(store, known, upper.has_value());
   if (base) {
     layer_writer out{store, pool};
@@ -150,6 +141,17 @@ result<std::optional<layered_snapshot>> find_layered(const blob_store& store,
   return std::optional{std::move(*found)};
 }
 
+std::optional<upper_tree> usable_upper(const persist_request& request,
+                                       const std::vector<layer_info>& layers) {
+  const auto& lower = request.lower_layers;
+  if (request.upper_fd < 0 || lower.size() > layers.size())
+    return std::nullopt;
+  for (size_t i = 0; i < lower.size(); ++i)
+    if (layers[i].blob.digest != lower[i])
+      return std::nullopt;
+  return upper_tree{request.upper_fd, static_cast<uint32_t>(lower.size())};
+}
+
 // -- writing --------------------------------------------------------------------------------------
 
 result<snapshot_outcome> persist_layered(const persist_request& request, std::stop_token stop,
@@ -167,7 +169,8 @@ result<snapshot_outcome> persist_layered(const persist_request& request, std::st
     return fail(std::move(ok.error()));
   auto begun = file_clock();
   auto known = find_base(store, request);
-  const auto base_id = known ? known->id : std::string{};
+  // One that is only held is nobody's parent.
+  const auto base_id = known && known->id != request.held ? known->id : std::string{};
   job work{op::snapshot_persist, stop, report};
   capture_outcome last;
   layered_snapshot now;
@@ -239,13 +242,18 @@ result<std::string> fingerprint_layered(const persist_request& request, std::sto
   progress silent;
   job work{op::persist_workspace, std::move(stop), silent};
   capture_base base;
+  std::optional<upper_tree> upper;
   auto opened = blob_store::open(request.ref.base_path, blob_store::use::shared, false);
   if (opened && *opened) {
     auto known = find_base(**opened, request);
-    if (auto found = base_of(**opened, known, false))
+    if (known)
+      upper = usable_upper(request, known->snapshot.layers);
+    if (auto found = base_of(**opened, known, upper.has_value()))
       base = std::move(*found);
+    else
+      upper.reset();
   }
-  auto taken = capture(request.root_fd, std::nullopt, request.skip, std::move(base), nullptr, work);
+  auto taken = capture(request.root_fd, upper, request.skip, std::move(base), nullptr, work);
   if (!taken)
     return unexpected(std::move(taken.error()));
   return fingerprint_of(taken->tree, request.manifest_digest);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "snapshot/blob_store.hpp"
+#include "snapshot/capture.hpp"
 #include "snapshot/repository.hpp"
 #include "snapshot/zstd_stream.hpp"
 
@@ -14,6 +15,11 @@ namespace troupe::snapshot {
 /// The layered snapshot that `{id}.tar` refers to; nullopt: that is an archive.
 result<std::optional<layered_snapshot>> find_layered(const blob_store& store,
                                                      const snapshot_ref& ref);
+
+/// The upper tree of a request says what changed only if its overlay lies on the first of these
+/// layers; else nullopt.
+std::optional<upper_tree> usable_upper(const persist_request& request,
+                                       const std::vector<layer_info>& layers);
 
 result<snapshot_outcome> persist_layered(const persist_request& request, std::stop_token stop,
                                          const progress& report, zstd_pool& pool);

@@ -183,8 +183,10 @@ result<workspace_diff> diff_layered(const snapshot_ref& from, const snapshot_ref
   if (live) {
     capture_base base;
     base.index = std::move(*old_index);
-    base.stats = read_stats(before->first.stat_path(from.id));
-    compared = capture(live->root_fd, std::nullopt, live->skip, std::move(base), nullptr, work,
+    auto upper = usable_upper(*live, before->second.layers);
+    if (!upper)
+      base.stats = read_stats(before->first.stat_path(from.id));
+    compared = capture(live->root_fd, upper, live->skip, std::move(base), nullptr, work,
                        [&](const auto* now, const auto* was) { all.add(now, was); })
                  .map([](const auto&) {});
   } else {

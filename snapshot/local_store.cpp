@@ -133,19 +133,31 @@ void sweep_local(const std::string& folder) {
       fd.get(), [](std::string_view name) { return is_temporary(name) || staging::is_name(name); });
 }
 
-std::vector<std::string> local_ids(const std::string& folder) {
+namespace {
+
+std::vector<std::string> ids_in(const std::string& folder, bool held) {
   std::vector<std::string> ids;
   std::error_code failed;
   for (std::filesystem::directory_iterator i{folder, failed}, end; !failed && i != end;
        i.increment(failed)) {
     auto name = i->path().filename().string();
     std::error_code gone;
-    if (name.ends_with(suffix)
+    if (name.ends_with(suffix) && name.starts_with(held_prefix) == held
         && i->symlink_status(gone).type() == std::filesystem::file_type::regular)
       ids.push_back(name.substr(0, name.size() - suffix.size()));
   }
   std::ranges::sort(ids);
   return ids;
+}
+
+} // namespace
+
+std::vector<std::string> local_ids(const std::string& folder) {
+  return ids_in(folder, false);
+}
+
+std::vector<std::string> held_ids(const std::string& folder) {
+  return ids_in(folder, true);
 }
 
 } // namespace troupe::snapshot

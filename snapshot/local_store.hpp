@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace troupe::snapshot {
@@ -54,7 +55,13 @@ result<unique_fd> open_local(const snapshot_ref& ref, const std::string& path);
 /// Removes files and trees that a dead process left half-written in `folder`.
 void sweep_local(const std::string& folder);
 
+/// Of the hidden snapshots that keep layers for workspaces.
+inline constexpr std::string_view held_prefix = ".held-";
+
 /// Ids of the snapshots in `folder`; none if it is missing.
 std::vector<std::string> local_ids(const std::string& folder);
+
+/// Ids of the hidden ones.
+std::vector<std::string> held_ids(const std::string& folder);
 
 } // namespace troupe::snapshot

@@ -1,5 +1,6 @@
 #include "snapshot/repository.hpp"
 
+#include "messages/ids.hpp"
 #include "snapshot/archive_budget.hpp"
 #include "snapshot/blob_store.hpp"
 #include "snapshot/byte_source.hpp"
@@ -13,6 +14,7 @@
 #include "snapshot/zstd_stream.hpp"
 #include "workspace/tree.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -169,7 +171,7 @@ class every_repository final : public repository {
 public:
   every_repository(unsigned workers, cache_options cache) : pool_(workers) {
     if (!cache.folder.empty())
-      cache_.emplace(std::move(cache.folder), cache.max_bytes);
+      cache_.emplace(std::move(cache.folder), cache.max_bytes, cache.owner);
   }
 
   result<snapshot_outcome> persist(const persist_request& request, std::stop_token stop,
@@ -270,6 +272,46 @@ public:
     auto held = cache_->acquire(found->first, found->second.layers, std::move(stop));
     return held ? held
                 : unexpected(about(ref, *local_path(ref, op::snapshot_restore), held.error()));
+  }
+
+  std::shared_ptr<const layer_lease> pin(const snapshot_ref& ref) override {
+    auto found = layered_of(ref);
+    return cache_ && found ? cache_->pin(found->second.layers) : nullptr;
+  }
+
+  result<std::optional<std::string>> hold(const snapshot_ref& ref,
+                                          const std::string& session_id) override {
+    if (ref.kind != snapshot_kind::local)
+      return std::nullopt;
+    auto path = local_path(ref, op::snapshot_restore);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    auto fd = open_local(ref, *path);
+    if (!fd)
+      return unexpected(std::move(fd.error()));
+    auto manifest = blob_store::parse_reference(fd->get());
+    if (!manifest)
+      return unexpected(about(ref, *path, std::move(manifest.error())));
+    if (!*manifest)
+      return std::nullopt;
+    // References are replaced, never written to: a second name stays what it is.
+    auto held = std::string{held_prefix} + session_id + '-' + random_hex(8);
+    if (::linkat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(fd->get())).c_str(), AT_FDCWD,
+                 (ref.base_path + '/' + held + ".tar").c_str(), AT_SYMLINK_FOLLOW)
+        != 0)
+      return unexpected(restore_error(ref, *path, std::strerror(errno)));
+    return held;
+  }
+
+  void release(const snapshot_ref& held) override {
+    if (auto path = local_path(held, op::remove); path && held.id.starts_with(held_prefix))
+      ::unlink(path->c_str());
+  }
+
+  void release_others(const std::string& folder, const std::set<std::string>& wanted) override {
+    for (const auto& id : held_ids(folder))
+      if (!wanted.contains(id))
+        release({snapshot_kind::local, id, folder, {}});
   }
 
   result<void> verify(const snapshot_ref& ref, std::stop_token stop) override {

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -42,6 +44,8 @@ struct persist_request {
   /// at; with the digests of the layers that lie below it, the oldest first.
   int upper_fd = -1;
   std::vector<std::string> lower_layers = {};
+  /// What `hold` gave for these layers: the base if the other ones do not have them any more.
+  std::string held = {};
 };
 
 /// Where to put a snapshot back.
@@ -89,6 +93,22 @@ public:
                                                            std::stop_token stop)
     = 0;
 
+  /// What of these layers is unpacked already, held as `lease` does.
+  virtual std::shared_ptr<const layer_lease> pin(const snapshot_ref& ref) = 0;
+
+  /// Keeps the layers of a snapshot for a workspace that lies on them, whatever becomes of the
+  /// snapshot, until `release`. Gives the id of a hidden snapshot in the same folder; nullopt: it
+  /// has no layers.
+  virtual result<std::optional<std::string>> hold(const snapshot_ref& ref,
+                                                  const std::string& session_id)
+    = 0;
+
+  /// Ends what `hold` began.
+  virtual void release(const snapshot_ref& held) = 0;
+
+  /// Ends all that is held in a folder but for `wanted`.
+  virtual void release_others(const std::string& folder, const std::set<std::string>& wanted) = 0;
+
   /// Reads all of a snapshot and holds it against its digests.
   virtual result<void> verify(const snapshot_ref& ref, std::stop_token stop) = 0;
 
@@ -128,6 +148,9 @@ public:
 struct cache_options {
   std::string folder;
   uint64_t max_bytes = uint64_t{20} << 30;
+  /// Who what is unpacked belongs to, where the server may give it away: a mount that maps ids
+  /// shows it as that user's of a sandbox.
+  uint32_t owner = 0;
 };
 
 /// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.

@@ -53,6 +53,17 @@ result<std::vector<std::string>> names_in(int dir_fd) {
 result<staging> staging::make(const std::string& root) {
   staging x;
   x.root_ = root;
+  if (root.starts_with("/proc/self/fd/")) {
+    x.old_root_.reset(::open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!x.old_root_ || ::fstat(x.old_root_.get(), &x.old_info_) != 0)
+      return unexpected(cannot_write(root, errno));
+    x.inside_ = true;
+    int made = x.create(".troupe-restore");
+    if (made < 0)
+      return unexpected(cannot_write(root, -made));
+    x.fd_.reset(made);
+    return x;
+  }
   auto path = real_path(root);
   path.resize(path.find_last_not_of('/') + 1);
   auto slash = path.rfind('/');

@@ -15,7 +15,7 @@ namespace troupe::snapshot {
 /// root is a mount point), inside it. Dropped, it removes whatever is still in it.
 class staging {
 public:
-  /// Makes missing parents of `root`.
+  /// Makes missing parents of `root`. One of ours in /proc/self/fd has no parent: inside it is.
   static result<staging> make(const std::string& root);
 
   /// Removes what a process that died had begun beside `root`.

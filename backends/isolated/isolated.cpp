@@ -1,5 +1,6 @@
 #include "backends/isolated/isolated.hpp"
 
+#include "backends/isolated/overlay.hpp"
 #include "backends/isolated/seccomp.hpp"
 #include "backends/isolated/uid_range.hpp"
 #include "backends/ownership.hpp"
@@ -34,8 +35,7 @@ using namespace isolated;
 
 namespace {
 
-/// Who commands run as unless told otherwise.
-constexpr uint32_t default_id = 1000;
+constexpr uint32_t default_id = default_sandbox_user;
 constexpr uint32_t first_account = 2000;
 constexpr size_t max_accounts = 1000;
 /// Of the loopback inside.
@@ -123,6 +123,18 @@ result<std::string> shared_parts::filter() {
 
 bool shared_parts::waived(const std::string& name) const {
   return std::find(options.waive.begin(), options.waive.end(), name) != options.waive.end();
+}
+
+std::string shared_parts::why_no_layers() const {
+  if (waived("layers"))
+    return "waived by the operator";
+  std::lock_guard guard{mutex_};
+  return why_no_layers_;
+}
+
+void shared_parts::no_layers(const std::string& why) {
+  std::lock_guard guard{mutex_};
+  why_no_layers_ = why;
 }
 
 egress::service& shared_parts::egress() {
@@ -351,17 +363,26 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     std::lock_guard guard{mutex_};
     uid_base_ = *base;
   }
+  // One that died while it held everything cannot let go.
+  if (auto group = cgroups_.find(read_note(private_dir->get())))
+    group->freeze(false);
   if (auto ok = open_disk(); !ok)
     return unexpected{std::move(ok.error())};
   auto earlier = adopt_init(private_dir->get());
   if (!earlier)
     return unexpected{std::move(earlier.error())};
+  auto layers = find_layers();
+  if (!layers)
+    return unexpected{std::move(layers.error())};
   if (*earlier)
-    return take_over(std::move(**earlier));
+    return take_over(std::move(**earlier), std::move(*layers));
   remove_groups(read_note(private_dir->get()));
-  if (auto ok = give_root_to_its_user(); !ok)
+  if (*layers)
+    if (auto ok = prepare_overlay(config_.private_dir); !ok)
+      return unexpected{std::move(ok.error())};
+  if (auto ok = give_root_to_its_user(layers->get()); !ok)
     return unexpected{std::move(ok.error())};
-  auto orders = plan();
+  auto orders = plan(layers->get());
   if (!orders)
     return unexpected{std::move(orders.error())};
   auto listener = listen();
@@ -404,10 +425,11 @@ result<isolated_sandbox::life> isolated_sandbox::start() {
     wait_for(init->pidfd.get());
     return undo(std::move(ok.error()));
   }
-  return assemble(std::move(*init), std::move(own_group), std::move(*limits));
+  return assemble(std::move(*init), std::move(own_group), std::move(*limits), std::move(*layers));
 }
 
-isolated_sandbox::life isolated_sandbox::take_over(launched_init init) {
+isolated_sandbox::life
+isolated_sandbox::take_over(launched_init init, std::shared_ptr<const layered_workspace> layers) {
   unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
   auto name = read_note(dir.get());
   std::shared_ptr<cgroup> group;
@@ -418,13 +440,16 @@ isolated_sandbox::life isolated_sandbox::take_over(launched_init init) {
     x.data = R"({"what":"adopted"})";
     told_(std::move(x));
   }
-  return assemble(std::move(init), std::move(group), limit_groups::find(limits_name(name)));
+  return assemble(std::move(init), std::move(group), limit_groups::find(limits_name(name)),
+                  std::move(layers));
 }
 
-isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group,
-                                                  limit_groups limits) {
+isolated_sandbox::life
+isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group, limit_groups limits,
+                           std::shared_ptr<const layered_workspace> layers) {
   life out;
-  out.walls = describe(init);
+  out.walls = describe(init, layers.get());
+  out.layers = std::move(layers);
   out.init = std::make_shared<unique_fd>(std::move(init.pidfd));
   out.group = std::move(group);
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
@@ -503,24 +528,29 @@ result<unique_fd> isolated_sandbox::listen() const {
 
 /// A root that is new, or was restored by the server, becomes its user's with all in it. Nothing
 /// inside runs meanwhile.
-result<void> isolated_sandbox::give_root_to_its_user() const {
-  auto root = workspace::open_or_make_directory(config_.workspace_root, 0755);
-  if (!root)
-    return unexpected{std::move(root.error())};
-  if (!mapped_)
-    return {};
+result<void> isolated_sandbox::give_root_to_its_user(const layered_workspace* layers) const {
   uint32_t owner;
   {
     std::lock_guard guard{mutex_};
     owner = uid_base_ + default_id;
   }
+  if (layers) {
+    if (::fchown(layers->upper->get(), owner, owner) != 0)
+      return unexpected{start_failed(config_.private_dir, errno)};
+    return {};
+  }
+  auto root = workspace::open_or_make_directory(config_.workspace_root, 0755);
+  if (!root)
+    return unexpected{std::move(root.error())};
+  if (!mapped_)
+    return {};
   struct stat info {};
   if (::fstat(root->get(), &info) == 0 && info.st_uid == owner)
     return {};
   return give_tree(root->get(), {owner, owner, {}});
 }
 
-result<launch_plan> isolated_sandbox::plan() const {
+result<launch_plan> isolated_sandbox::plan(const layered_workspace* layers) const {
   const auto& options = parts_.options;
   auto unsupported = [](const char* name, const std::string& what) {
     return unexpected{make_error(errc::sandbox_config_invalid, op::start,
@@ -528,16 +558,18 @@ result<launch_plan> isolated_sandbox::plan() const {
                         .with("wall", name)
                         .with("cause", what)};
   };
-  if (!config_.lower_layers.empty())
-    return unsupported("mounts", "layers below the workspace are not built yet");
   launch_plan out;
   auto mounts = parts_.templates.mounts(config_.inside_root);
   if (!mounts)
     return unexpected{std::move(mounts.error())};
   out.mounts = std::move(*mounts);
   out.workspace = config_.inside_root;
-  out.mounts.push_back({mount_kind::handed, mount_landlock_write, config_.workspace_root,
-                        config_.inside_root.substr(1), 0, 0});
+  out.mounts.push_back({layers ? mount_kind::sent : mount_kind::handed, mount_landlock_write,
+                        config_.workspace_root, config_.inside_root.substr(1), 0, 0});
+  if (layers) {
+    auto dir = config_.private_dir + '/' + overlay_dir;
+    out.overlay = overlay_plan{layers->below.folders, dir + "/upper", dir + "/work"};
+  }
   out.mounts.push_back({mount_kind::proc, mount_no_exec | mount_landlock_write, "", "proc", 0, 0});
   out.mounts.push_back({mount_kind::devpts,
                         mount_no_exec | mount_with_devices | mount_landlock_write, "", "dev/pts", 0,
@@ -662,7 +694,8 @@ result<void> isolated_sandbox::write_accounts(launch_plan& out) const {
   return {};
 }
 
-std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
+std::vector<wall> isolated_sandbox::describe(const launched_init& init,
+                                             const layered_workspace* layers) const {
   auto unified = cgroups_.available();
   const auto& x = config_.limits;
   std::vector<wall> out;
@@ -699,18 +732,19 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init) const {
   add("cpu", x.cpu_millis.has_value(),
       x.cpu_millis ? std::to_string(*x.cpu_millis) + " thousandths of a processor"
                    : "no limit asked for");
+  auto why = why_no_layers();
+  add("layers", layers != nullptr,
+      layers != nullptr ? "the workspace lies on " + std::to_string(layers->below.folders.size())
+                            + " read-only layers; what it changes is a tree of its own"
+      : why.empty()     ? "the workspace is a plain directory; nothing was restored"
+                        : "restored by copying: " + why);
   add("disk", x.disk_bytes.has_value(),
       x.disk_bytes ? std::to_string(*x.disk_bytes) + " bytes, a file system of its own"
                    : "no limit asked for; /tmp and /dev/shm have limits of their own");
   return out;
 }
 
-result<void> isolated_sandbox::reopen_root() {
-  // Another directory stands in the root's place, but inside the old one is mounted: a new life.
-  // Whoever replaces the root has no commands running.
-  auto old = current();
-  if (!old.runner)
-    return open();
+void isolated_sandbox::end_all() {
   struct gate {
     std::mutex mutex;
     std::condition_variable wake;
@@ -728,7 +762,117 @@ result<void> isolated_sandbox::reopen_root() {
     std::unique_lock lock{g->mutex};
     g->wake.wait(lock, [&] { return g->open; });
   }
+  unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  if (!dir)
+    return;
+  // What an earlier server left is taken over to be ended.
+  auto name = read_note(dir.get());
+  if (auto group = cgroups_.find(name))
+    group->freeze(false);
+  if (auto earlier = adopt_init(dir.get()); earlier && *earlier) {
+    ::syscall(SYS_pidfd_send_signal, (*earlier)->pidfd.get(), SIGKILL, nullptr, 0);
+    wait_for((*earlier)->pidfd.get());
+  }
+  remove_groups(name);
+}
+
+result<void> isolated_sandbox::reopen_root() {
+  // Another directory stands in the root's place, but inside the old one is mounted: a new life.
+  // Whoever replaces the root has no commands running.
+  end_all();
+  if (auto below = layers_below(config_.private_dir)) {
+    if (auto dropped = drop_overlay(config_.private_dir); !dropped)
+      return dropped;
+    config_.layers->release(*below);
+  }
   return open();
+}
+
+// -- layers --------------------------------------------------------------------------------------
+
+std::string isolated_sandbox::why_no_layers() const {
+  if (!config_.layers)
+    return "there is no store of layers";
+  if (config_.limits.disk_bytes)
+    return "a limit of its space is held by a file system of its own";
+  if (!mapped_)
+    return ::geteuid() == 0 ? "it has no user ids of its own" : "the server is no root";
+  return parts_.why_no_layers();
+}
+
+std::shared_ptr<const layered_workspace> isolated_sandbox::layers() const {
+  return current().layers;
+}
+
+result<std::shared_ptr<const layered_workspace>> isolated_sandbox::find_layers() const {
+  auto held = layers_below(config_.private_dir);
+  if (!held)
+    return nullptr;
+  if (!config_.layers || !mapped_)
+    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
+                                 "the workspace lies on layers, which cannot be mounted: "
+                                   + why_no_layers())
+                        .with("wall", "layers")
+                        .with("cause", why_no_layers())};
+  auto below = config_.layers->lease(*held);
+  if (!below)
+    return unexpected{std::move(below.error())};
+  auto path = config_.private_dir + '/' + overlay_dir + "/upper";
+  unique_fd upper{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
+  if (!upper)
+    return unexpected{start_failed(path, errno)};
+  return std::make_shared<const layered_workspace>(layered_workspace{
+    std::move(*held), std::move(*below), std::make_shared<const unique_fd>(std::move(upper))});
+}
+
+result<void> isolated_sandbox::rebase(held_layers held) {
+  auto refuse = [&](error why) {
+    config_.layers->release(held);
+    return unexpected{std::move(why)};
+  };
+  if (auto why = why_no_layers(); !why.empty())
+    return refuse(make_error(errc::backend_unavailable, op::start, why));
+  auto below = config_.layers->lease(held); // `open` will need them
+  if (!below)
+    return refuse(std::move(below.error()));
+  auto made = workspace::open_or_make_directory(config_.private_dir, 0700);
+  if (!made)
+    return refuse(std::move(made.error()));
+  struct stat root {};
+  auto lay_before = layers_below(config_.private_dir);
+  auto old_root = lay_before ? config_.private_dir + '/' + overlay_dir + "/upper"
+                             : config_.workspace_root;
+  // The root keeps its mode; a new one has that of the tree.
+  if (::stat(old_root.c_str(), &root) != 0
+      && (below->folders.empty() || ::stat(below->folders.front().c_str(), &root) != 0))
+    root.st_mode = 0755;
+  end_all();
+  auto swapped = overlay_swap::make(config_.private_dir, held, root.st_mode);
+  if (!swapped)
+    return refuse(std::move(swapped.error()));
+  if (auto opened = open(); !opened) {
+    if (opened.error().code == errc::backend_unavailable)
+      parts_.no_layers(opened.error().message);
+    return refuse(std::move(opened.error()));
+  }
+  swapped->keep();
+  if (lay_before)
+    config_.layers->release(*lay_before);
+  else
+    (void) workspace::remove_tree_at(config_.workspace_root);
+  return {};
+}
+
+std::shared_ptr<const void> isolated_sandbox::freeze() {
+  auto group = current().group;
+  if (!group)
+    return nullptr;
+  if (!group->freeze(true)) {
+    group->freeze(false);
+    return nullptr;
+  }
+  // The object that is pointed to does not matter, its end does.
+  return {group.get(), [group](const void*) { group->freeze(false); }};
 }
 
 shared_fd isolated_sandbox::root() const {
@@ -870,14 +1014,8 @@ result<void> isolated_sandbox::remove() {
     base = uid_base_;
     ending_.reset();
   }
-  if (unique_fd dir{::open(config_.private_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)}) {
-    // What an earlier server left is taken over to be ended.
-    if (auto earlier = adopt_init(dir.get()); earlier && *earlier) {
-      ::syscall(SYS_pidfd_send_signal, (*earlier)->pidfd.get(), SIGKILL, nullptr, 0);
-      wait_for((*earlier)->pidfd.get());
-    }
-    remove_groups(read_note(dir.get()));
-  }
+  end_all();
+  auto below = layers_below(config_.private_dir);
   if (mapped_ && base == 0) { // never opened by this process
     auto known
       = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
@@ -885,6 +1023,8 @@ result<void> isolated_sandbox::remove() {
   }
   disk_.unmount();
   auto removed = workspace::remove_tree_at(config_.private_dir);
+  if (removed && below && config_.layers)
+    config_.layers->release(*below);
   if (removed && base != 0)
     release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, base);
   return removed;

@@ -31,6 +31,10 @@ struct shared_parts {
 
   bool waived(const std::string& name) const;
 
+  /// Why no workspace can lie on layers on this machine, as far as is known; empty: one can.
+  std::string why_no_layers() const;
+  void no_layers(const std::string& why);
+
   /// Carries what sandboxes with an allow list send; made when first asked for.
   egress::service& egress();
 
@@ -39,8 +43,9 @@ struct shared_parts {
   root_templates templates;
 
 private:
-  std::mutex mutex_;
-  std::string filter_;                      ///< guarded
+  mutable std::mutex mutex_;
+  std::string filter_;        ///< guarded
+  std::string why_no_layers_; ///< guarded
   std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
@@ -65,6 +70,10 @@ public:
   result<void> open() override;
   shared_fd root() const override;
   result<void> reopen_root() override;
+  std::string why_no_layers() const override;
+  result<void> rebase(held_layers held) override;
+  std::shared_ptr<const layered_workspace> layers() const override;
+  std::shared_ptr<const void> freeze() override;
   result<command_spec>
   prepare(const exec_request& request,
           const std::vector<std::pair<std::string, std::string>>& environment) const override;
@@ -91,6 +100,7 @@ private:
     std::shared_ptr<isolated::limit_groups> limits;
     std::shared_ptr<limit_watch> limit_hits;
     shared_fd root;
+    std::shared_ptr<const layered_workspace> layers;
     std::vector<wall> walls;
     std::shared_ptr<ending> end;
   };
@@ -98,20 +108,25 @@ private:
   /// (blocks) Makes the directories, the listening socket and the ids; then init.
   result<life> start();
   /// (blocks) The same with an init that outlived an earlier server.
-  life take_over(isolated::launched_init init);
+  life take_over(isolated::launched_init init, std::shared_ptr<const layered_workspace> layers);
   life assemble(isolated::launched_init init, std::shared_ptr<cgroup> group,
-                isolated::limit_groups limits);
+                isolated::limit_groups limits, std::shared_ptr<const layered_workspace> layers);
+  /// (blocks) Null: the workspace is a plain directory.
+  result<std::shared_ptr<const layered_workspace>> find_layers() const;
+  /// (blocks) Nothing runs any more, not even what an earlier server left.
+  void end_all();
   result<unique_fd> listen() const;
   result<void> open_disk();
   std::string limits_name(const std::string& name) const;
   /// (blocks) Of a life that an earlier server began and that has ended.
   void remove_groups(const std::string& name);
-  result<void> give_root_to_its_user() const;
-  result<isolated::launch_plan> plan() const;
+  result<void> give_root_to_its_user(const layered_workspace* layers) const;
+  result<isolated::launch_plan> plan(const layered_workspace* layers) const;
   result<void> write_accounts(isolated::launch_plan& out) const;
   result<void> plan_network(isolated::launch_plan& out) const;
   std::shared_ptr<egress::proxy> start_proxy(unique_fd listener) const;
-  std::vector<wall> describe(const isolated::launched_init& init) const;
+  std::vector<wall> describe(const isolated::launched_init& init,
+                             const layered_workspace* layers) const;
   result<user_ids> ids_of(const std::optional<std::string>& user) const;
   std::vector<std::string>
   environment_of(const exec_request& request,

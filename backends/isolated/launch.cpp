@@ -204,6 +204,25 @@ struct received {
   std::array<unique_fd, 4> fds;
 };
 
+/// With a descriptor, unless it is -1.
+bool send_setup(int socket, const std::string& message, int fd) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+  iovec part{const_cast<char*>(message.data()), message.size()};
+  msghdr m{};
+  m.msg_iov = &part;
+  m.msg_iovlen = 1;
+  if (fd >= 0) {
+    m.msg_control = control;
+    m.msg_controllen = sizeof control;
+    auto c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  }
+  return ::sendmsg(socket, &m, MSG_NOSIGNAL) == static_cast<ssize_t>(message.size());
+}
+
 received receive(int fd) {
   received r;
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)];
@@ -317,10 +336,19 @@ result<launched_init> launch_init(const launch_plan& plan) {
   };
   if (!write_maps(out.pid, plan))
     return fail(wall_error("user_range", "mapping user and group ids", errno));
+  unique_fd overlay;
+  if (plan.overlay) {
+    // The ids of the layers are mapped as its own are.
+    unique_fd ids{
+      ::open(("/proc/" + std::to_string(out.pid) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC)};
+    auto mounted = mount_overlay(*plan.overlay, ids.get());
+    if (!mounted)
+      return fail(std::move(mounted.error()));
+    overlay = std::move(*mounted);
+  }
   char go = 1;
   if (::send(out.control.get(), &go, 1, MSG_NOSIGNAL) != 1
-      || ::send(out.control.get(), message.data(), message.size(), MSG_NOSIGNAL)
-           != static_cast<ssize_t>(message.size())) {
+      || !send_setup(out.control.get(), message, overlay.get())) {
     auto code = errno;
     kill_and_reap(out.pidfd); // after it, what the child wrote is there to be read
     if (child.error < 0 && child.failed_source < child.source_count)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backends/isolated/init/protocol.hpp"
+#include "backends/isolated/overlay.hpp"
 #include "messages/error.hpp"
 #include "messages/unique_fd.hpp"
 
@@ -26,6 +27,8 @@ struct mount_plan {
 /// What an init is started with.
 struct launch_plan {
   std::vector<mount_plan> mounts;
+  /// What the mounts of the kind `sent` are.
+  std::optional<overlay_plan> overlay;
   std::vector<std::string> masked;
   std::string host_name = "sandbox";
   std::string workspace = "/workspace";

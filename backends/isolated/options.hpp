@@ -7,11 +7,15 @@
 
 namespace troupe::backends {
 
+/// The user that commands run as unless told otherwise, inside; layers belong to it on the disk.
+inline constexpr uint32_t default_sandbox_user = 1000;
+
 /// What an operator says of isolated sandboxes.
 struct isolated_options {
   /// Where the root file system's template is made; empty: there are no isolated sandboxes.
   std::string dir;
-  /// Names of walls that may be missing: `user_range`, `seccomp`, `landlock`, `cgroup`.
+  /// Names of walls that may be missing: `user_range`, `seccomp`, `landlock`, `cgroup`;
+  /// `layers`: workspaces are copied, not laid on layers.
   std::vector<std::string> waive;
   /// What the file system is made of: `host`, or the path of a directory.
   std::string root = "host";

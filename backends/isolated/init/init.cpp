@@ -460,7 +460,6 @@ bool say_ready(long workspace, long terminals, long self = -1) {
 
 void set_up(const inherited& handed) {
   auto got = take(0);
-  close_all(got);
   setup_view view;
   if (got.size < 0)
     fail(setup_step::message, got.size);
@@ -491,16 +490,18 @@ void set_up(const inherited& handed) {
     walls = make_landlock(abi);
   }
   uint32_t next_handed = 2;
+  int next_sent = 0;
   long root = -1;
   long terminals = -1;
   for (uint32_t i = 0; i < m.mounts; ++i) {
     const auto& x = view.mounts[i].entry;
     auto target = view.mounts[i].target;
     long fd;
-    if (x.kind == mount_kind::handed) {
-      if (next_handed >= handed.count)
+    if (x.kind == mount_kind::handed || x.kind == mount_kind::sent) {
+      bool is_sent = x.kind == mount_kind::sent;
+      if (is_sent ? next_sent >= got.count : next_handed >= handed.count)
         fail(setup_step::message, -EBADMSG, i);
-      fd = handed.fds[next_handed++];
+      fd = is_sent ? got.fds[next_sent++] : handed.fds[next_handed++];
       mount_attr attr{};
       attr.attr_set = attributes(x.flags);
       check(setup_step::mount_entry,

@@ -66,6 +66,7 @@ enum class mount_kind : uint32_t {
   proc,
   tmpfs,
   devpts,
+  sent, ///< the next of the descriptors that came with the set-up
 };
 
 /// Followed in the tail by `target_size` bytes: the place below the root, without a leading slash.

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "backends/backend.hpp"
+#include "snapshot/repository.hpp"
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace troupe::actors {
+
+/// The layers of a repository, for sandboxes.
+class repository_layers final : public backends::layer_source {
+public:
+  explicit repository_layers(snapshot::repository& repository) : repository_(repository) {}
+
+  result<backends::unpacked_layers> lease(const backends::held_layers& held) override;
+  void release(const backends::held_layers& held) override;
+
+  /// (blocks) Of a session that an earlier process ran: its sandbox may be alive on these, so they
+  /// stay until it leases them or is gone.
+  void pin(const backends::held_layers& held);
+
+private:
+  static snapshot_ref ref_of(const backends::held_layers& held) {
+    return {snapshot_kind::local, held.id, held.base_path, {}};
+  }
+  void unpin(const backends::held_layers& held);
+
+  snapshot::repository& repository_;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<const snapshot::layer_lease>> pinned_; ///< guarded; by id
+};
+
+} // namespace troupe::actors
