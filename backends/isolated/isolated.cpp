@@ -552,12 +552,6 @@ result<void> isolated_sandbox::give_root_to_its_user(const layered_workspace* la
 
 result<launch_plan> isolated_sandbox::plan(const layered_workspace* layers) const {
   const auto& options = parts_.options;
-  auto unsupported = [](const char* name, const std::string& what) {
-    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
-                                 "the wall `" + std::string{name} + "` cannot be had: " + what)
-                        .with("wall", name)
-                        .with("cause", what)};
-  };
   launch_plan out;
   auto mounts = parts_.templates.mounts(config_.inside_root);
   if (!mounts)
