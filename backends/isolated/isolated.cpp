@@ -677,12 +677,13 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init,
   add("cpu", x.cpu_millis.has_value(),
       x.cpu_millis ? std::to_string(*x.cpu_millis) + " thousandths of a processor"
                    : "no limit asked for");
-  auto why = why_no_layers();
-  add("layers", layers != nullptr,
-      layers != nullptr ? "the workspace lies on " + std::to_string(layers->below.folders.size())
-                            + " read-only layers; what it changes is a tree of its own"
-      : why.empty()     ? "the workspace is a plain directory; nothing was restored"
-                        : "restored by copying: " + why);
+  // A workspace that was never restored has none, and lacks nothing.
+  if (layers != nullptr)
+    add("layers", true,
+        "the workspace lies on " + std::to_string(layers->below.folders.size())
+          + " read-only layers; what it changes is a tree of its own");
+  else if (auto why = why_no_layers(); !why.empty())
+    add("layers", false, "workspaces are restored by copying: " + why);
   add("disk", false, "no limit asked for; /tmp and /dev/shm have limits of their own");
   return out;
 }
