@@ -357,8 +357,8 @@ result<void> supervisor_state::complete(session_spec& spec) const {
       = workspace::path_policy::make(state.manifest.root, state.manifest.extra_path_grants);
       !policy)
     return unexpected(std::move(policy.error()));
-  if (auto valid = backends::egress::parse_rules(spec.network_allow,
-                                                 shared_.config.isolated.egress_names);
+  if (auto valid
+      = backends::egress::parse_rules(spec.network_allow, shared_.config.isolated.egress_names);
       !valid)
     return unexpected(std::move(valid.error()));
   // Restoring replaces the root with all in it.

@@ -90,8 +90,8 @@ struct held_layers {
 
 /// Layers, unpacked on this machine.
 struct unpacked_layers {
-  std::vector<std::string> folders; ///< the oldest first
-  std::vector<std::string> digests; ///< of the same
+  std::vector<std::string> folders;  ///< the oldest first
+  std::vector<std::string> digests;  ///< of the same
   std::shared_ptr<const void> lease; ///< while it lives, they stay
 };
 
@@ -153,8 +153,8 @@ class sandbox {
 public:
   virtual ~sandbox() = default;
 
-  /// Who is told of what happens by itself; before `open`. `told` runs on threads of the backend and
-  /// must not block.
+  /// Who is told of what happens by itself; before `open`. `told` runs on threads of the backend
+  /// and must not block.
   virtual void observe(std::function<void(sandbox_notice)> told) {
     (void) told;
   }

@@ -104,8 +104,8 @@ std::string exit_text(const orphan_news& x) {
     return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
   return "{\"what\":\"command_ended\",\"pid\":" + (x.pid > 0 ? std::to_string(x.pid) : "null")
          + ",\"exit_code\":" + std::to_string(*x.exit_code) + ",\"stdout\":" + json_quote(x.out)
-         + ",\"stderr\":" + json_quote(x.err)
-         + ",\"dropped_bytes\":" + std::to_string(x.dropped) + "}";
+         + ",\"stderr\":" + json_quote(x.err) + ",\"dropped_bytes\":" + std::to_string(x.dropped)
+         + "}";
 }
 
 } // namespace
@@ -406,9 +406,9 @@ isolated_sandbox::take_over(launched_init init, std::shared_ptr<const layered_wo
                   std::move(layers));
 }
 
-isolated_sandbox::life
-isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group, limit_groups limits,
-                           std::shared_ptr<const layered_workspace> layers) {
+isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group,
+                                                  limit_groups limits,
+                                                  std::shared_ptr<const layered_workspace> layers) {
   life out;
   out.walls = describe(init, layers.get());
   out.layers = std::move(layers);
@@ -751,11 +751,11 @@ result<std::shared_ptr<const layered_workspace>> isolated_sandbox::find_layers()
   if (!held)
     return nullptr;
   if (!config_.layers || !mapped_)
-    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
-                                 "the workspace lies on layers, which cannot be mounted: "
-                                   + why_no_layers())
-                        .with("wall", "layers")
-                        .with("cause", why_no_layers())};
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start,
+                 "the workspace lies on layers, which cannot be mounted: " + why_no_layers())
+        .with("wall", "layers")
+        .with("cause", why_no_layers())};
   auto below = config_.layers->lease(*held);
   if (!below)
     return unexpected{std::move(below.error())};
@@ -782,8 +782,8 @@ result<void> isolated_sandbox::rebase(held_layers held) {
     return refuse(std::move(made.error()));
   struct stat root {};
   auto lay_before = layers_below(config_.private_dir);
-  auto old_root = lay_before ? config_.private_dir + '/' + overlay_dir + "/upper"
-                             : config_.workspace_root;
+  auto old_root
+    = lay_before ? config_.private_dir + '/' + overlay_dir + "/upper" : config_.workspace_root;
   // The root keeps its mode; a new one has that of the tree.
   if (::stat(old_root.c_str(), &root) != 0
       && (below->folders.empty() || ::stat(below->folders.front().c_str(), &root) != 0))

@@ -43,8 +43,8 @@ struct shared_parts {
 
 private:
   mutable std::mutex mutex_;
-  std::string filter_;        ///< guarded
-  std::string why_no_layers_; ///< guarded
+  std::string filter_;                      ///< guarded
+  std::string why_no_layers_;               ///< guarded
   std::unique_ptr<egress::service> egress_; ///< guarded
 };
 
@@ -92,7 +92,7 @@ private:
     std::shared_ptr<command_runner> runner;
     std::shared_ptr<isolated::init_link> link;
     std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
-    std::shared_ptr<unique_fd> init; ///< pidfd
+    std::shared_ptr<unique_fd> init;      ///< pidfd
     std::shared_ptr<cgroup> group;
     std::shared_ptr<isolated::limit_groups> limits;
     shared_fd root;

@@ -248,8 +248,9 @@ received receive(int fd) {
 /// False if it did not give what every sandbox has.
 bool take_given(const ready_message& m, received& from, launched_init& out) {
   size_t next = 0;
-  for (auto [what, to] : {std::pair{given_root, &out.root}, std::pair{given_terminals, &out.terminals},
-                          std::pair{given_proxy, &out.proxy}, std::pair{given_self, &out.pidfd}})
+  for (auto [what, to] :
+       {std::pair{given_root, &out.root}, std::pair{given_terminals, &out.terminals},
+        std::pair{given_proxy, &out.proxy}, std::pair{given_self, &out.pidfd}})
     if ((m.given & what) != 0 && next < from.fds.size())
       *to = std::move(from.fds[next++]);
   out.landlock_abi = m.landlock_abi;
@@ -408,8 +409,7 @@ unique_fd connect_in(int private_dir) {
   std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", private_dir);
   ucred peer{};
   socklen_t size = sizeof peer;
-  if (!socket
-      || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0
+  if (!socket || ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0
       || ::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0
       || peer.uid != ::geteuid())
     socket.reset();
@@ -423,8 +423,7 @@ bool wait_for_answer(int socket) {
 
 /// The first process of a namespace of its own: what init is, and nothing else that we have.
 bool is_first_process(int pidfd) {
-  std::istringstream in{
-    read_kernel_file(AT_FDCWD, "/proc/self/fdinfo/" + std::to_string(pidfd))};
+  std::istringstream in{read_kernel_file(AT_FDCWD, "/proc/self/fdinfo/" + std::to_string(pidfd))};
   for (std::string line; std::getline(in, line);)
     if (line.compare(0, 6, "NSpid:") == 0)
       return line.size() > 2 && line.compare(line.size() - 2, 2, "\t1") == 0;
