@@ -101,9 +101,8 @@ using backend_actor
   = actor_handle<caf::result<sandbox_ready>(open_sandbox), caf::result<sandbox_ready>(reopen_root),
                  caf::result<sandbox_ready>(rebase_sandbox),
                  caf::result<std::string>(why_no_layers),
-                 caf::result<frozen_sandbox>(freeze_sandbox),
-                 caf::result<void>(close_sandbox), caf::result<void>(remove_sandbox),
-                 caf::result<session_usage>(get_usage),
+                 caf::result<frozen_sandbox>(freeze_sandbox), caf::result<void>(close_sandbox),
+                 caf::result<void>(remove_sandbox), caf::result<session_usage>(get_usage),
                  // Collects output.
                  caf::result<exec_result>(sandbox_exec),
                  // Sends output and the end to a sink, and answers at the end.
@@ -181,7 +180,7 @@ struct persist_snapshot {
   std::string tenant;
   shared_fd root;
   std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
-  std::vector<std::string> skip; ///< sorted
+  std::vector<std::string> skip;                             ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
   /// Called on the job's thread.
   std::function<void(uint64_t files, uint64_t bytes)> report;
@@ -200,7 +199,7 @@ struct compute_fingerprint {
   std::string tenant;
   shared_fd root;
   std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
-  std::vector<std::string> skip; ///< sorted
+  std::vector<std::string> skip;                             ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
 };
 

@@ -217,7 +217,7 @@ struct services {
   snapshot::repository& snapshots;
   actors::directory directory;
   actors::metrics metrics;
-  std::unique_ptr<sink_set> sinks = nullptr; ///< null: none are configured
+  std::unique_ptr<sink_set> sinks = nullptr;           ///< null: none are configured
   std::shared_ptr<repository_layers> layers = nullptr; ///< null: workspaces are copied
 };
 

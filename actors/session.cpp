@@ -229,9 +229,8 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   // Before the backend makes a missing root: whether there is a workspace to keep.
   result<bool> root_there = false;
   if (preserved_ || !noop_snapshot()) {
-    auto probe = [&config = shared_.config, spec = record_.spec] {
-      return workspace_exists(config, spec);
-    };
+    auto probe
+      = [&config = shared_.config, spec = record_.spec] { return workspace_exists(config, spec); };
     root_there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
     if (!root_there)
       co_return unexpected(std::move(root_there.error()));
@@ -501,9 +500,8 @@ co<result<void>> session_impl::persist() {
   if (noop_snapshot())
     co_return result<void>{};
   const auto root_path = workspace_dir(shared_.config, record_.spec);
-  auto probe = [&config = shared_.config, spec = record_.spec] {
-    return workspace_exists(config, spec);
-  };
+  auto probe
+    = [&config = shared_.config, spec = record_.spec] { return workspace_exists(config, spec); };
   auto there = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, probe);
   if (!there || !*there) {
     auto cause = make_error(errc::workspace_archive_read_error, op::persist_workspace,

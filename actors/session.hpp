@@ -314,7 +314,7 @@ private:
   uint32_t server_writing_ = 0;
   shared_fd root_;
   std::shared_ptr<const backends::layered_workspace> layers_; ///< null: a plain directory
-  decltype(sandbox_ready::identity) identity_; ///< null: not open yet
+  decltype(sandbox_ready::identity) identity_;                ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;
   std::vector<hook> hooks_;

@@ -110,13 +110,9 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     request.settle = x.settle;
     look_above(x.layers, request);
     auto written = repository.persist(request, stop, x.report);
-    for (const auto& id : x.copies) {
-      auto to = x.ref;
-      to.id = id;
-      if (written)
-        if (auto linked = repository.link(x.ref, to); !linked)
-          written = unexpected(std::move(linked.error()));
-    }
+    if (written && !x.copies.empty())
+      if (auto linked = repository.link_all(x.ref, x.copies); !linked)
+        written = unexpected(std::move(linked.error()));
     return written;
   };
   auto written = co_await offload<snapshot_outcome>(self_, shared_.cpu, x.tenant, work);
@@ -169,8 +165,8 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
-  auto work
-    = [&repository = shared_.snapshots, x, stop = stop_.get_token()]() -> result<layers_held> {
+  auto work = [&repository = shared_.snapshots, x, source = shared_.layers,
+               stop = stop_.get_token()]() -> result<layers_held> {
     auto id = repository.hold(x.ref, x.session_id);
     if (!id)
       return unexpected(std::move(id.error()));
@@ -179,13 +175,14 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
       return out;
     auto hidden = x.ref;
     hidden.id = **id;
-    auto lease = repository.lease(hidden, stop);
-    if (!lease) {
-      repository.release(hidden);
-      return unexpected(std::move(lease.error()));
+    backends::held_layers held{hidden.base_path, hidden.id};
+    auto unpacked = source->unpack(held, stop);
+    if (!unpacked) {
+      source->release(held);
+      return unexpected(std::move(unpacked.error()));
     }
-    out.held = backends::held_layers{hidden.base_path, hidden.id};
-    out.lease = std::move(*lease);
+    out.held = std::move(held);
+    out.lease = std::move(unpacked->lease);
     return out;
   };
   auto done = co_await offload<layers_held>(self_, shared_.cpu, x.tenant, work);

@@ -90,8 +90,8 @@ struct held_layers {
 
 /// Layers, unpacked on this machine.
 struct unpacked_layers {
-  std::vector<std::string> folders; ///< the oldest first
-  std::vector<std::string> digests; ///< of the same
+  std::vector<std::string> folders;  ///< the oldest first
+  std::vector<std::string> digests;  ///< of the same
   std::shared_ptr<const void> lease; ///< while it lives, they stay
 };
 

@@ -369,7 +369,13 @@ result<void> blob_store::refer(const std::string& id, const blob_id& manifest) c
   }
   if (::fsync(base_.get()) != 0)
     return failure();
-  // The view is a convenience: without it the snapshot is none the less whole.
+  make_view(id);
+  return {};
+}
+
+/// A convenience: without it the snapshot is none the less whole.
+void blob_store::make_view(const std::string& id) const {
+  auto target = id + std::string{reference_suffix};
   auto view = "views/" + id;
   if (::mkdirat(layers_.get(), view.c_str(), 0700) == 0) {
     (void) ::symlinkat("../../blobs", layers_.get(), (view + "/blobs").c_str());
@@ -377,6 +383,19 @@ result<void> blob_store::refer(const std::string& id, const blob_id& manifest) c
     (void) ::symlinkat(("../../../" + target).c_str(), layers_.get(),
                        (view + "/index.json").c_str());
   }
+}
+
+result<void> blob_store::refer_again(const std::string& id,
+                                     const std::vector<std::string>& ids) const {
+  auto name = [](const std::string& x) { return x + std::string{reference_suffix}; };
+  // References are replaced, never written to: what has several names stays what it is.
+  for (const auto& x : ids)
+    if (::linkat(base_.get(), name(id).c_str(), base_.get(), name(x).c_str(), 0) != 0)
+      return unexpected(cannot_store(base_path_ + '/' + name(x), errno));
+  if (::fsync(base_.get()) != 0)
+    return unexpected(cannot_store(base_path_, errno));
+  for (const auto& x : ids)
+    make_view(x);
   return {};
 }
 

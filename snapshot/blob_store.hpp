@@ -107,6 +107,9 @@ public:
   /// (`.layers/views/{id}`).
   result<void> refer(const std::string& id, const blob_id& manifest) const;
 
+  /// Durably makes all of `{ids}.tar`, which are not there yet, refer to what `{id}.tar` does.
+  result<void> refer_again(const std::string& id, const std::vector<std::string>& ids) const;
+
   /// Removes view and statistics; `{id}.tar` is the caller's.
   void forget(const std::string& id) const;
 
@@ -124,6 +127,8 @@ private:
   blob_store() = default;
 
   std::string base_path_;
+  void make_view(const std::string& id) const;
+
   unique_fd base_;
   unique_fd layers_;
   unique_fd blobs_;

@@ -251,6 +251,13 @@ public:
     return info;
   }
 
+  result<void> link_all(const snapshot_ref& from, const std::vector<std::string>& ids) override {
+    auto source = layered_of(from);
+    if (!source)
+      return unexpected(std::move(source.error()));
+    return source->first.refer_again(from.id, ids);
+  }
+
   result<std::vector<std::string>> layers(const snapshot_ref& ref) override {
     std::vector<std::string> digests;
     auto found = layered_of(ref);

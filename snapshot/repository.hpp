@@ -84,6 +84,9 @@ public:
   /// Makes `to` the same snapshot as `from`, in the same folder, without copying.
   virtual result<snapshot_info> link(const snapshot_ref& from, const snapshot_ref& to) = 0;
 
+  /// The same for many new ones: all at once on the disk.
+  virtual result<void> link_all(const snapshot_ref& from, const std::vector<std::string>& ids) = 0;
+
   /// Digests of the layers, the oldest first; none for an archive.
   virtual result<std::vector<std::string>> layers(const snapshot_ref& ref) = 0;
 

@@ -98,9 +98,8 @@ void staging::sweep(const std::string& root) {
   if (!fd)
     return;
   auto prefix = '.' + name.substr(0, max_root_name) + std::string{marker};
-  remove_leftovers(fd.get(), [&](std::string_view found) {
-    return found.starts_with(prefix) && is_name(found);
-  });
+  remove_leftovers(
+    fd.get(), [&](std::string_view found) { return found.starts_with(prefix) && is_name(found); });
 }
 
 bool staging::is_name(std::string_view name) {

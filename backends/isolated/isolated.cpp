@@ -444,9 +444,9 @@ isolated_sandbox::take_over(launched_init init, std::shared_ptr<const layered_wo
                   std::move(layers));
 }
 
-isolated_sandbox::life
-isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group, limit_groups limits,
-                           std::shared_ptr<const layered_workspace> layers) {
+isolated_sandbox::life isolated_sandbox::assemble(launched_init init, std::shared_ptr<cgroup> group,
+                                                  limit_groups limits,
+                                                  std::shared_ptr<const layered_workspace> layers) {
   life out;
   out.walls = describe(init, layers.get());
   out.layers = std::move(layers);
@@ -726,12 +726,13 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init,
   add("cpu", x.cpu_millis.has_value(),
       x.cpu_millis ? std::to_string(*x.cpu_millis) + " thousandths of a processor"
                    : "no limit asked for");
-  auto why = why_no_layers();
-  add("layers", layers != nullptr,
-      layers != nullptr ? "the workspace lies on " + std::to_string(layers->below.folders.size())
-                            + " read-only layers; what it changes is a tree of its own"
-      : why.empty()     ? "the workspace is a plain directory; nothing was restored"
-                        : "restored by copying: " + why);
+  // A workspace that was never restored has none, and lacks nothing.
+  if (layers != nullptr)
+    add("layers", true,
+        "the workspace lies on " + std::to_string(layers->below.folders.size())
+          + " read-only layers; what it changes is a tree of its own");
+  else if (auto why = why_no_layers(); !why.empty())
+    add("layers", false, "workspaces are restored by copying: " + why);
   add("disk", x.disk_bytes.has_value(),
       x.disk_bytes ? std::to_string(*x.disk_bytes) + " bytes, a file system of its own"
                    : "no limit asked for; /tmp and /dev/shm have limits of their own");
@@ -803,11 +804,11 @@ result<std::shared_ptr<const layered_workspace>> isolated_sandbox::find_layers()
   if (!held)
     return nullptr;
   if (!config_.layers || !mapped_)
-    return unexpected{make_error(errc::sandbox_config_invalid, op::start,
-                                 "the workspace lies on layers, which cannot be mounted: "
-                                   + why_no_layers())
-                        .with("wall", "layers")
-                        .with("cause", why_no_layers())};
+    return unexpected{
+      make_error(errc::sandbox_config_invalid, op::start,
+                 "the workspace lies on layers, which cannot be mounted: " + why_no_layers())
+        .with("wall", "layers")
+        .with("cause", why_no_layers())};
   auto below = config_.layers->lease(*held);
   if (!below)
     return unexpected{std::move(below.error())};
@@ -834,8 +835,8 @@ result<void> isolated_sandbox::rebase(held_layers held) {
     return refuse(std::move(made.error()));
   struct stat root {};
   auto lay_before = layers_below(config_.private_dir);
-  auto old_root = lay_before ? config_.private_dir + '/' + overlay_dir + "/upper"
-                             : config_.workspace_root;
+  auto old_root
+    = lay_before ? config_.private_dir + '/' + overlay_dir + "/upper" : config_.workspace_root;
   // The root keeps its mode; a new one has that of the tree.
   if (::stat(old_root.c_str(), &root) != 0
       && (below->folders.empty() || ::stat(below->folders.front().c_str(), &root) != 0))

@@ -44,8 +44,8 @@ struct shared_parts {
 
 private:
   mutable std::mutex mutex_;
-  std::string filter_;        ///< guarded
-  std::string why_no_layers_; ///< guarded
+  std::string filter_;                      ///< guarded
+  std::string why_no_layers_;               ///< guarded
   std::unique_ptr<egress::service> egress_; ///< guarded
 };
 

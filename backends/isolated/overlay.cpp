@@ -36,8 +36,8 @@ std::string in_proc(int fd) {
 
 /// One layer as the sandbox's user sees it.
 result<unique_fd> mapped_layer(const std::string& folder, int user_ns) {
-  unique_fd fd{static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, folder.c_str(),
-                                          OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC))};
+  unique_fd fd{static_cast<int>(
+    ::syscall(SYS_open_tree, AT_FDCWD, folder.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC))};
   if (!fd)
     return unexpected{no_layers("opening a layer", errno)};
   mount_attr attr{};
@@ -82,8 +82,8 @@ result<unique_fd> mount_overlay(const overlay_plan& plan, int user_ns) {
   if (::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "volatile", nullptr, 0) != 0
       || ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
     return unexpected{no_layers("mounting the overlay", errno)};
-  unique_fd mount{static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC,
-                                             MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV))};
+  unique_fd mount{static_cast<int>(
+    ::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV))};
   if (!mount)
     return unexpected{no_layers("mounting the overlay", errno)};
   return mount;
@@ -93,8 +93,8 @@ result<unique_fd> mount_overlay(const overlay_plan& plan, int user_ns) {
 
 std::optional<held_layers> layers_below(const std::string& private_dir) {
   std::array<char, PATH_MAX> text;
-  auto n = ::readlink((private_dir + '/' + overlay_dir + "/lower").c_str(), text.data(),
-                      text.size());
+  auto n
+    = ::readlink((private_dir + '/' + overlay_dir + "/lower").c_str(), text.data(), text.size());
   if (n <= 0)
     return std::nullopt;
   std::string_view all{text.data(), static_cast<size_t>(n)};

@@ -53,7 +53,7 @@ public:
 private:
   overlay_swap() = default;
 
-  std::string dir_; ///< empty: nothing is to be undone
+  std::string dir_;       ///< empty: nothing is to be undone
   bool replaced_ = false; ///< there was an overlay before
 };
 

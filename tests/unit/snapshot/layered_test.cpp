@@ -285,6 +285,49 @@ BOOST_AUTO_TEST_CASE(differences_name_each_path_and_show_small_texts) {
   BOOST_TEST(repo->diff(b, b, nullptr, false, {})->items.empty());
 }
 
+BOOST_AUTO_TEST_CASE(held_layers_outlive_their_snapshot_unseen) {
+  hostile_tree tree{root, 3};
+  save();
+  auto held = repo->hold(ref, "session");
+  BOOST_REQUIRE(held && *held);
+  auto hidden = local_ref(store, **held);
+  auto digests = repo->layers(ref);
+  BOOST_REQUIRE(digests);
+  BOOST_TEST(repo->list(store).size() == 1U);
+  BOOST_REQUIRE(repo->remove(ref));
+  repo->sweep(store);
+  BOOST_TEST(repo->list(store).empty());
+  BOOST_REQUIRE(repo->layers(hidden));
+  BOOST_TEST(*repo->layers(hidden) == *digests);
+  BOOST_REQUIRE(repo->verify(hidden, {}));
+  repo->release_others(store, {**held});
+  BOOST_REQUIRE(repo->verify(hidden, {}));
+  repo->release_others(store, {});
+  BOOST_TEST(!repo->layers(hidden));
+}
+
+BOOST_AUTO_TEST_CASE(only_hidden_snapshots_are_released) {
+  hostile_tree tree{root, 4};
+  save();
+  repo->release(ref);
+  BOOST_TEST(repo->verify(ref, {}).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(many_links_are_snapshots_of_their_own) {
+  hostile_tree tree{root, 5};
+  save();
+  BOOST_REQUIRE(repo->link_all(ref, {"one", "two"}));
+  BOOST_TEST(!repo->link_all(ref, {"one"}));
+  tree.change(5);
+  settle(root);
+  save();
+  BOOST_REQUIRE(repo->remove(ref));
+  for (auto* id : {"one", "two"}) {
+    BOOST_TEST(repo->verify(local_ref(store, id), {}).has_value());
+    BOOST_REQUIRE(repo->remove(local_ref(store, id)));
+  }
+}
+
 // -- overlays -------------------------------------------------------------------------------------
 
 BOOST_DATA_TEST_CASE(the_upper_tree_of_an_overlay_says_what_changed, seeds(12), seed) {
