@@ -3,6 +3,7 @@
 #include "actors/node.hpp"
 #include "actors/registry_db.hpp"
 #include "actors/sinks/append.hpp"
+#include "messages/ids.hpp"
 #include "messages/interfaces.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/tree.hpp"
@@ -44,6 +45,37 @@ result<void> sweep(const node_config& config, registry_db& db) {
 
 } // namespace
 
+namespace {
+
+/// Notes what a process wrote and could not note any more: so it can be seen, pruned and removed.
+result<void> adopt_snapshots(registry_db& db, snapshot::repository& repository,
+                             const std::string& folder, const std::string& tenant) {
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator{folder, ignored}) {
+    auto id = file.path().stem().string();
+    if (file.path().extension() != ".tar" || !is_uuid(id))
+      continue;
+    list_snapshots query{tenant, id, 1, ""};
+    auto known = db.list(query);
+    if (!known)
+      return unexpected(std::move(known.error()));
+    if (!known->items.empty())
+      continue;
+    snapshot_ref ref;
+    ref.kind = snapshot_kind::local;
+    ref.id = id;
+    ref.base_path = folder;
+    auto info = repository.inspect(ref);
+    if (!info || info->tenant != tenant)
+      continue;
+    if (auto noted = db.put(*info); !noted)
+      return noted;
+  }
+  return {};
+}
+
+} // namespace
+
 system_config::system_config() {
   add_message_types<caf::id_block::troupe>();
   // `sharing` answers threads outside the system three times faster than `stealing` on few cores.
@@ -75,11 +107,19 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     return unexpected(std::move(swept.error()));
   auto workers = cores();
   host->repository_ = snapshot::make_repository(
-    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers"});
+    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers"},
+    snapshot::remote_stores{remote_dir(config), config.snapshot_stores});
   std::error_code ignored;
   for (const auto& tenant :
-       std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored})
-    host->repository_->sweep(tenant.path().string());
+       std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored}) {
+    auto folder = tenant.path().string();
+    host->repository_->sweep(folder);
+    if (auto ok = adopt_snapshots(**db, *host->repository_, folder, tenant.path().filename()); !ok)
+      return unexpected(std::move(ok.error()));
+  }
+  for (const auto& store : std::filesystem::directory_iterator{remote_dir(config), ignored})
+    for (const auto& tenant : std::filesystem::directory_iterator{store.path(), ignored})
+      host->repository_->sweep(tenant.path().string());
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),

@@ -245,7 +245,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
 
   bool restorable = false;
   if (!noop_snapshot()) {
-    snapshot_restorable question{state.snapshot};
+    snapshot_restorable question{stored_snapshot()};
     auto known = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
     if (!known)
       co_return unexpected(std::move(known.error()));
@@ -297,7 +297,7 @@ co<result<bool>> session_impl::matches_snapshot() {
   if (!live.snapshot_fingerprint
       || live.snapshot_fingerprint_version != snapshot::fingerprint_version)
     co_return false;
-  compute_fingerprint question{record_.spec.state.snapshot,
+  compute_fingerprint question{stored_snapshot(),
                                live.base_snapshot,
                                record_.spec.tenant,
                                root_,
@@ -312,7 +312,7 @@ co<result<bool>> session_impl::matches_snapshot() {
 co<result<void>> session_impl::restore() {
   const auto& state = record_.spec.state;
   progress(op::snapshot_restore, R"({"stage":"restoring"})");
-  restore_snapshot request{state.snapshot, record_.spec.id, record_.spec.tenant,
+  restore_snapshot request{stored_snapshot(), record_.spec.id, record_.spec.tenant,
                            workspace_dir(shared_.config, record_.spec)};
   auto restored = co_await ask<void>(self_, shared_.directory.snapshots(), std::move(request));
   if (!restored)
@@ -464,7 +464,7 @@ co<result<void>> session_impl::persist() {
   if (!opened)
     co_return unexpected(wrap_stop_error(std::move(opened.error()), root_path));
   persist_snapshot request;
-  request.ref = record_.spec.state.snapshot;
+  request.ref = stored_snapshot();
   request.session_id = record_.spec.id;
   request.tenant = record_.spec.tenant;
   request.root = root_;

@@ -153,6 +153,8 @@ private:
   co<result<fork_plan>> fork(fork_session x);
   /// The workspace as it is now, to `ref`; the rest of the request is the caller's.
   co<result<persist_snapshot>> persist_request_for(snapshot_ref ref);
+  /// The session's snapshot, with its folder on this machine.
+  snapshot_ref stored_snapshot() const;
   /// Where snapshots of this session go.
   snapshot_ref snapshot_place(std::string id) const;
 
