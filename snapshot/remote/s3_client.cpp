@@ -322,6 +322,8 @@ std::optional<error> s3_client::attempt(const request& x, answer& out, bool& aga
   set(CURLOPT_USERNAME, credentials_->access_key.c_str());
   set(CURLOPT_PASSWORD, credentials_->secret_key.c_str());
   set(CURLOPT_CONNECTTIMEOUT, connect_seconds);
+  // "Expect:" among the headers would take that wait away, but curl 7.88 signs it and sends none.
+  set(CURLOPT_EXPECT_100_TIMEOUT_MS, 1L);
   set(CURLOPT_LOW_SPEED_LIMIT, 1L);
   set(CURLOPT_LOW_SPEED_TIME,
       static_cast<long>(std::max<int64_t>(1, options_.stall.count() / 1000)));
@@ -346,7 +348,6 @@ std::optional<error> s3_client::attempt(const request& x, answer& out, bool& aga
     set(CURLOPT_CUSTOMREQUEST, x.method);
   auto digest = "x-amz-content-sha256: " + (x.sha256.empty() ? hex_of(x.bytes) : x.sha256);
   auto* headers = ::curl_slist_append(nullptr, digest.c_str());
-  headers = ::curl_slist_append(headers, "Expect:");
   if (!credentials_->session_token.empty())
     headers = ::curl_slist_append(headers,
                                   ("x-amz-security-token: " + credentials_->session_token).c_str());

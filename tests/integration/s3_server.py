@@ -1,5 +1,8 @@
-"""A real S3 server (s3rver, from the npm registry) for tests, and a proxy that spoils its answers."""
+"""A real S3 server (s3rver, from the npm registry) for tests, and a proxy that checks the signatures
+of requests, which s3rver does not, and spoils answers."""
 
+import hashlib
+import hmac
 import http.client
 import os
 import shutil
@@ -37,7 +40,7 @@ def install():
 
 
 class S3Server:
-    """It checks the signature of every request. Its objects are files in a folder."""
+    """Its objects are files in a folder."""
 
     def __init__(self):
         install()
@@ -73,6 +76,29 @@ class S3Server:
         return found
 
 
+def signed(method, path, headers, body, secret):
+    """Whether a request has the AWS Signature Version 4 that its content and `secret` give."""
+    fields = dict(
+        x.strip().split("=", 1)
+        for x in headers["Authorization"].removeprefix("AWS4-HMAC-SHA256 ").split(","))
+    scope = fields["Credential"].split("/")[1:]
+    payload = headers["x-amz-content-sha256"]
+    if payload != hashlib.sha256(body).hexdigest():
+        return False
+    where, _, query = path.partition("?")
+    names = fields["SignedHeaders"].split(";")
+    request = "\n".join(
+        [method, where, "&".join(sorted(query.split("&")))]
+        + [f"{name}:{headers[name].strip()}" for name in names]
+        + ["", fields["SignedHeaders"], payload])
+    text = "\n".join(["AWS4-HMAC-SHA256", headers["X-Amz-Date"], "/".join(scope),
+                      hashlib.sha256(request.encode()).hexdigest()])
+    key = ("AWS4" + secret).encode()
+    for part in [*scope, text]:
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return fields["Signature"] == key.hex()
+
+
 class Proxy:
     """Passes requests on; `spoil` may answer one itself or cut its answer."""
 
@@ -89,6 +115,13 @@ class Proxy:
 
             def handle_any(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if not signed(self.command, self.path, self.headers, body, "S3RVER"):
+                    refusal = b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+                    self.send_response(403)
+                    self.send_header("Content-Length", str(len(refusal)))
+                    self.end_headers()
+                    self.wfile.write(b"" if self.command == "HEAD" else refusal)
+                    return
                 proxy.seen.append((self.command, self.path))
                 fault = proxy.spoil(self.command, self.path)
                 if isinstance(fault, int):
