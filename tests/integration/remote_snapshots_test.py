@@ -193,10 +193,9 @@ class RemoteSnapshots(ServerTest):
                 self.assertIn("sha256:" + key.rsplit("/", 1)[1], text)
 
     def test_requests_are_signed_with_the_secret(self):
-        session = self.made("stranger")
-        status, answer = self.stop(session)
-        self.assertEqual(status, 500, answer)
-        self.assertIn("SignatureDoesNotMatch", json.dumps(answer))
+        status, answer = self.ask(self.server, "POST", "/v1/sessions", {
+            "snapshot": {"type": "remote", "client_dependency_key": "stranger"}})
+        self.assertEqual((status, answer["error"]["context"]["status"]), (500, 403), answer)
         self.assertNotIn(os.environ["TEST_S3_WRONG"], json.dumps(answer))
 
     def test_a_store_that_the_operator_did_not_name_is_refused(self):
