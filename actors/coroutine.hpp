@@ -228,8 +228,13 @@ public:
     guard(guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {}
     guard& operator=(guard&&) = delete;
     ~guard() {
-      if (owner_)
-        owner_->release();
+      release();
+    }
+
+    /// Before its end.
+    void release() {
+      if (auto* owner = std::exchange(owner_, nullptr))
+        owner->release();
     }
 
   private:

@@ -4,6 +4,7 @@
 #include "actors/registry_db.hpp"
 #include "actors/sinks/append.hpp"
 #include "backends/isolated/overlay.hpp"
+#include "messages/ids.hpp"
 #include "messages/interfaces.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/tree.hpp"
@@ -37,6 +38,37 @@ result<void> sweep(const node_config& config, const std::vector<session_record>&
     if (!known.contains(folder.path().filename().string()))
       if (auto removed = workspace::remove_tree_at(folder.path().string()); !removed)
         return removed;
+  return {};
+}
+
+} // namespace
+
+namespace {
+
+/// Notes what a process wrote and could not note any more: so it can be seen, pruned and removed.
+result<void> adopt_snapshots(registry_db& db, snapshot::repository& repository,
+                             const std::string& folder, const std::string& tenant) {
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator{folder, ignored}) {
+    auto id = file.path().stem().string();
+    if (file.path().extension() != ".tar" || !is_uuid(id))
+      continue;
+    list_snapshots query{tenant, id, 1, ""};
+    auto known = db.list(query);
+    if (!known)
+      return unexpected(std::move(known.error()));
+    if (!known->items.empty())
+      continue;
+    snapshot_ref ref;
+    ref.kind = snapshot_kind::local;
+    ref.id = id;
+    ref.base_path = folder;
+    auto info = repository.inspect(ref);
+    if (!info || info->tenant != tenant)
+      continue;
+    if (auto noted = db.put(*info); !noted)
+      return noted;
+  }
   return {};
 }
 
@@ -80,8 +112,10 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     return unexpected(std::move(swept.error()));
   auto workers = cores();
   host->repository_ = snapshot::make_repository(
-    workers, snapshot::cache_options{.folder = config.state_dir + "/cache/layers",
-                                     .owner = backends::default_sandbox_user});
+    workers,
+    snapshot::cache_options{.folder = config.state_dir + "/cache/layers",
+                            .owner = backends::default_sandbox_user},
+    snapshot::remote_stores{remote_dir(config), config.snapshot_stores});
   // Before anything is unpacked, which may make room: an earlier process's sandboxes may be alive.
   auto layers = std::make_shared<repository_layers>(*host->repository_);
   std::set<std::string> held;
@@ -90,12 +124,21 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
       held.insert(below->id);
       layers->pin(*below);
     }
+  auto tidy = [&](const std::string& folder) {
+    host->repository_->release_others(folder, held);
+    host->repository_->sweep(folder);
+  };
   std::error_code ignored;
   for (const auto& tenant :
        std::filesystem::directory_iterator{config.state_dir + "/snapshots", ignored}) {
-    host->repository_->release_others(tenant.path().string(), held);
-    host->repository_->sweep(tenant.path().string());
+    auto folder = tenant.path().string();
+    tidy(folder);
+    if (auto ok = adopt_snapshots(**db, *host->repository_, folder, tenant.path().filename()); !ok)
+      return unexpected(std::move(ok.error()));
   }
+  for (const auto& store : std::filesystem::directory_iterator{remote_dir(config), ignored})
+    for (const auto& tenant : std::filesystem::directory_iterator{store.path(), ignored})
+      tidy(tenant.path().string());
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),

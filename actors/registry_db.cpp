@@ -518,8 +518,8 @@ result<void> registry_db::drop(const drop_snapshot_record& request) {
 result<snapshot_page> registry_db::list(const list_snapshots& request) {
   snapshot_page page;
   auto ok = impl_->query(
-    "SELECT id, tenant, created_at, body FROM snapshots WHERE tenant = ?1 AND id > ?2 "
-    "AND (?3 = '' OR id = ?3) ORDER BY id LIMIT ?4",
+    "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
+    "AND id > ?2 AND (?3 = '' OR id = ?3) ORDER BY id LIMIT ?4",
     {std::string_view{request.tenant}, std::string_view{request.cursor},
      std::string_view{request.id}, int64_t{request.limit} + 1},
     [&](sqlite3_stmt* row) {

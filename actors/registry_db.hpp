@@ -49,6 +49,7 @@ public:
 
   result<void> put(const snapshot_info& info);
   result<void> drop(const drop_snapshot_record& request);
+  /// An empty tenant is every one.
   result<snapshot_page> list(const list_snapshots& request);
 
 private:

@@ -13,12 +13,21 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 namespace troupe::actors {
+
+/// How much a tenant keeps of the snapshots that no session needs to go on. Nullopt: no bound.
+struct retention_policy {
+  std::optional<int64_t> max_age_ms;
+  std::optional<int64_t> max_count;
+  std::optional<int64_t> max_bytes; ///< of the files inside
+};
 
 /// What an operator configures of a node. Durations in milliseconds.
 struct node_config {
@@ -40,6 +49,12 @@ struct node_config {
   std::vector<std::string> env_allowlist
     = {"PATH", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "USER", "LOGNAME", "SHELL"};
   workspace::local_source_policy local_sources;
+  /// Object stores for snapshots of type `remote`, by `client_dependency_key`.
+  std::map<std::string, snapshot::remote_options> snapshot_stores;
+  retention_policy retention;
+  std::map<std::string, retention_policy> tenant_retention; ///< instead of `retention`
+  /// Between two looks at what goes, also in the remote stores.
+  int64_t retention_interval_ms = 600'000;
   backends::isolated_options isolated;
   /// Whether a manifest's own path grants widen what local sources may read; only where the
   /// manifest is the operator's (`troupe run`).
@@ -231,6 +246,19 @@ inline int64_t now_ms() {
 /// Where snapshots of a tenant go unless asked otherwise.
 inline std::string snapshot_dir(const node_config& config, const std::string& tenant) {
   return config.state_dir + "/snapshots/" + tenant;
+}
+
+/// Where what remote stores have is on this machine.
+inline std::string remote_dir(const node_config& config) {
+  return config.state_dir + "/cache/remote";
+}
+
+/// The same snapshot with its folder on this machine.
+inline snapshot_ref placed(const node_config& config, snapshot_ref ref, const std::string& tenant) {
+  if (ref.kind == snapshot_kind::remote)
+    ref.base_path
+      = snapshot::remote_base_path(remote_dir(config), ref.client_dependency_key, tenant);
+  return ref;
 }
 
 /// Where a session keeps what is its own.

@@ -239,7 +239,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
 
   bool restorable = false;
   if (!noop_snapshot()) {
-    snapshot_restorable question{state.snapshot};
+    snapshot_restorable question{stored_snapshot()};
     auto known = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
     if (!known)
       co_return unexpected(std::move(known.error()));
@@ -273,7 +273,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
                              .with("snapshot_id", state.snapshot.id));
     if (!matches) {
       progress(op::snapshot_restore, R"({"stage":"restoring"})");
-      auto restored = co_await restore(state.snapshot);
+      auto restored = co_await restore(stored_snapshot());
       if (!restored)
         co_return restored;
     } else if (!reusable) {
@@ -298,7 +298,7 @@ co<result<bool>> session_impl::matches_snapshot() {
   if (!live.snapshot_fingerprint
       || live.snapshot_fingerprint_version != snapshot::fingerprint_version)
     co_return false;
-  compute_fingerprint question{record_.spec.state.snapshot,
+  compute_fingerprint question{stored_snapshot(),
                                live.base_snapshot,
                                record_.spec.tenant,
                                root_,
@@ -514,7 +514,7 @@ co<result<void>> session_impl::persist() {
   if (!opened)
     co_return unexpected(wrap_stop_error(std::move(opened.error()), root_path));
   persist_snapshot request;
-  request.ref = record_.spec.state.snapshot;
+  request.ref = stored_snapshot();
   request.session_id = record_.spec.id;
   request.tenant = record_.spec.tenant;
   request.root = root_;

@@ -188,6 +188,8 @@ private:
   co<result<persist_snapshot>> persist_request_for(snapshot_ref ref);
   /// `stopped`: with all processes stopped, as of one instant.
   co<result<snapshot_outcome>> persist_live(persist_snapshot request, bool stopped);
+  /// The session's snapshot, with its folder on this machine.
+  snapshot_ref stored_snapshot() const;
   /// Where snapshots of this session go.
   snapshot_ref snapshot_place(std::string id) const;
 

@@ -5,11 +5,15 @@
 
 namespace troupe::actors {
 
+snapshot_ref session_impl::stored_snapshot() const {
+  return placed(shared_.config, record_.spec.state.snapshot, record_.spec.tenant);
+}
+
 snapshot_ref session_impl::snapshot_place(std::string id) const {
-  auto ref = record_.spec.state.snapshot;
-  if (ref.kind != snapshot_kind::local) {
+  auto ref = stored_snapshot();
+  if (ref.kind == snapshot_kind::noop) {
     ref.kind = snapshot_kind::local;
-    ref.base_path = shared_.config.state_dir + "/snapshots/" + record_.spec.tenant;
+    ref.base_path = snapshot_dir(shared_.config, record_.spec.tenant);
   }
   ref.id = std::move(id);
   return ref;
@@ -88,7 +92,9 @@ co<result<snapshot_ref>> session_impl::find_snapshot(std::string id, op operatio
   if (found->items.empty())
     co_return unexpected(
       make_error(errc::not_found, operation, "no such snapshot").with("snapshot_id", id));
-  auto ref = snapshot_place(id);
+  snapshot_ref ref;
+  ref.kind = snapshot_kind::local; // a folder, also of a remote one
+  ref.id = id;
   ref.base_path = found->items.front().base_path;
   co_return ref;
 }

@@ -3,12 +3,11 @@
 #include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
 
-#include <algorithm>
-#include <tuple>
-
 namespace troupe::actors {
 
 namespace {
+
+constexpr uint32_t transfers_at_once = 2;
 
 /// Of a workspace that lies on layers, only what lies above them need be looked at.
 void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
@@ -24,13 +23,15 @@ void look_above(const std::shared_ptr<const backends::layered_workspace>& layers
 } // namespace
 
 snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services& shared)
-  : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs) {}
+  : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs),
+    transfers_(scope_, transfers_at_once), looks_(scope_, 1) {}
 
 snapshot_store_state::~snapshot_store_state() {
   stop_.request_stop();
 }
 
 snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_behavior() {
+  schedule_retention();
   return {
     [this](const snapshot_restorable& x) { return respond(self_, scope_, restorable(x)); },
     [this](restore_snapshot& x) { return respond(self_, scope_, restore(std::move(x))); },
@@ -96,6 +97,7 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
+  const bool remote = is_remote(x.ref);
   auto work
     = [&repository = shared_.snapshots, x, stop = stop_.get_token()]() -> result<snapshot_outcome> {
     snapshot::persist_request request;
@@ -116,8 +118,20 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     return written;
   };
   auto written = co_await offload<snapshot_outcome>(self_, shared_.cpu, x.tenant, work);
+  turn.release();
   if (!written)
     co_return written;
+  if (remote) {
+    auto ids = x.copies;
+    ids.insert(ids.begin(), x.ref.id);
+    for (const auto& id : ids) {
+      auto to = x.ref;
+      to.id = id;
+      auto sent = co_await publish(to, x.tenant);
+      if (!sent)
+        co_return unexpected(std::move(sent.error()));
+    }
+  }
   bool changed = written->new_bytes > 0 || x.ref.kind != snapshot_kind::local;
   if (!changed) {
     // One that was written before a crash, but not noted, is noted now.
@@ -149,6 +163,9 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
     co_return unexpected(std::move(*refused));
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
+  auto fetched = co_await fetch(x.ref, x.tenant);
+  if (!fetched)
+    co_return fetched;
   auto turn = co_await running_.acquire();
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     return repository.restore({x.ref, x.root}, stop, {});
@@ -164,6 +181,10 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
     co_return unexpected(std::move(*refused));
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
+  auto fetched = co_await fetch(x.ref, x.tenant);
+  if (!fetched)
+    co_return unexpected(std::move(fetched.error()));
+  x.ref.kind = snapshot_kind::local; // a folder, also of a remote one
   auto turn = co_await running_.acquire();
   auto work = [&repository = shared_.snapshots, x, source = shared_.layers,
                stop = stop_.get_token()]() -> result<layers_held> {
@@ -211,6 +232,7 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
       co_return unexpected(there ? std::move(found.error()) : std::move(there.error()));
     found = unnoted;
   }
+  auto look = co_await looks_.acquire();
   auto work = [&repository = shared_.snapshots, ref = *found] { return repository.remove(ref); };
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
@@ -220,6 +242,7 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
 }
 
 co<result<bool>> snapshot_store_state::restorable(snapshot_restorable x) {
+  auto look = co_await looks_.acquire();
   auto work = [&repository = shared_.snapshots, x] { return repository.restorable(x.ref); };
   co_return co_await offload<bool>(self_, shared_.io, "snapshots", work);
 }
@@ -263,6 +286,10 @@ co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
   if (!ref)
     co_return unexpected(std::move(ref.error()));
   place held{*this, x.id};
+  auto mine = co_await held.one_at_a_time().acquire();
+  auto fetched = co_await fetch(*ref, x.tenant);
+  if (!fetched)
+    co_return fetched;
   auto turn = co_await running_.acquire();
   auto work = [&repository = shared_.snapshots, ref = *ref, stop = stop_.get_token()] {
     return repository.verify(ref, stop);
@@ -306,48 +333,41 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
   place held{*this, ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
-  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()]() -> result<void> {
-    return repository.flatten(ref, stop).map([](bool) {});
+  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
+    return repository.flatten(ref, stop);
   };
-  co_return co_await offload<void>(self_, shared_.cpu, tenant, work);
+  auto done = co_await offload<bool>(self_, shared_.cpu, tenant, work);
+  turn.release();
+  if (!done)
+    co_return unexpected(std::move(done.error()));
+  if (!*done)
+    co_return result<void>{};
+  co_return co_await publish(ref, tenant);
 }
 
-co<result<prune_report>> snapshot_store_state::prune(prune_snapshots x) {
-  std::vector<snapshot_info> all;
-  list_snapshots query{x.tenant, "", 1000, ""};
-  for (;;) {
-    auto page = co_await ask<snapshot_page>(self_, shared_.directory.registry(), query);
-    if (!page)
-      co_return unexpected(std::move(page.error()));
-    all.insert(all.end(), page->items.begin(), page->items.end());
-    if (page->next_cursor.empty())
-      break;
-    query.cursor = page->next_cursor;
-  }
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.created_at_ms, a.id) > std::tie(b.created_at_ms, b.id);
-  });
-  prune_report report;
-  const auto now = now_ms();
-  int64_t count = 0;
-  uint64_t bytes = 0;
-  for (const auto& info : all) {
-    ++count;
-    bytes += info.size_bytes;
-    bool beyond = (x.max_age_ms && now - info.created_at_ms > *x.max_age_ms)
-                  || (x.max_count && count > *x.max_count)
-                  || (x.max_bytes && bytes > static_cast<uint64_t>(*x.max_bytes));
-    if (!beyond || shared_.directory.find(info.session_id).session)
-      continue;
-    if (!x.dry_run) {
-      remove_snapshot request{info.id, x.tenant};
-      auto removed = co_await remove(std::move(request));
-      if (!removed)
-        co_return unexpected(std::move(removed.error()));
-    }
-    report.removed.push_back(info.id);
-  }
-  co_return report;
+bool snapshot_store_state::is_remote(const snapshot_ref& ref) const {
+  return ref.kind != snapshot_kind::noop
+         && ref.base_path.starts_with(remote_dir(shared_.config) + '/');
+}
+
+co<result<void>> snapshot_store_state::fetch(snapshot_ref ref, std::string tenant) {
+  if (!is_remote(ref))
+    co_return result<void>{};
+  auto turn = co_await transfers_.acquire();
+  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
+    return repository.fetch(ref, stop);
+  };
+  co_return co_await offload<void>(self_, shared_.io, tenant, work);
+}
+
+co<result<void>> snapshot_store_state::publish(snapshot_ref ref, std::string tenant) {
+  if (!is_remote(ref))
+    co_return result<void>{};
+  auto turn = co_await transfers_.acquire();
+  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
+    return repository.publish(ref, stop);
+  };
+  co_return co_await offload<void>(self_, shared_.io, tenant, work);
 }
 
 } // namespace troupe::actors

@@ -6,8 +6,10 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 namespace troupe::actors {
 
@@ -37,9 +39,27 @@ private:
   co<result<void>> verify(verify_snapshot x);
   co<result<workspace_diff>> diff(diff_snapshots x);
   co<result<workspace_diff>> diff_live(diff_live_tree x);
+
+  // -- retention (snapshot_retention.cpp)
+
   co<result<prune_report>> prune(prune_snapshots x);
+  /// Removes what the configured bounds leave no room for, of every tenant; then again later.
+  co<result<void>> retain();
+  void schedule_retention();
+  /// A tenant's snapshots, or everybody's.
+  co<result<std::vector<snapshot_info>>> list_all(std::string tenant);
+  /// Ids of the snapshots that sessions need to go on.
+  co<result<std::set<std::string>>> needed();
+  /// Removes the oldest of `all` that are beyond the bounds, but none of `keep`.
+  co<result<prune_report>> prune_some(std::vector<snapshot_info> all, prune_snapshots bounds,
+                                      std::set<std::string> keep);
+
   /// Makes one layer of a long chain, after the answer.
   co<result<void>> flatten(snapshot_ref ref, std::string tenant);
+  /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
+  co<result<void>> fetch(snapshot_ref ref, std::string tenant);
+  co<result<void>> publish(snapshot_ref ref, std::string tenant);
+  bool is_remote(const snapshot_ref& ref) const;
   /// Where a snapshot of that tenant is; `not_found`.
   co<result<snapshot_ref>> find(std::string id, std::string tenant);
 
@@ -53,6 +73,9 @@ private:
   /// One job per snapshot: waiters by snapshot id.
   std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;
   async_semaphore running_;
+  /// What waits for the network leaves most threads of the pool to others: transfers, and looks.
+  async_semaphore transfers_;
+  async_semaphore looks_;
   task_scope scope_;
 };
 

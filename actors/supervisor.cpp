@@ -371,6 +371,11 @@ result<void> supervisor_state::complete(session_spec& spec) const {
     snapshot.id = spec.id;
   if (snapshot.kind == snapshot_kind::local && snapshot.base_path.empty())
     snapshot.base_path = snapshot_dir(shared_.config, spec.tenant);
+  if (snapshot.kind == snapshot_kind::remote
+      && !shared_.config.snapshot_stores.contains(snapshot.client_dependency_key))
+    return unexpected(make_error(errc::sandbox_config_invalid, op::create,
+                                 "the server knows no such store for snapshots")
+                        .with("client_dependency_key", snapshot.client_dependency_key));
   return {};
 }
 
@@ -380,7 +385,7 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->id = spec.id;
   made->tenant = spec.tenant;
   made->kind = spec.state.type;
-  made->has_snapshots = spec.state.snapshot.kind == snapshot_kind::local;
+  made->has_snapshots = spec.state.snapshot.kind != snapshot_kind::noop;
   made->sandbox.session_id = spec.id;
   made->sandbox.private_dir = session_dir(shared_.config, spec.id);
   made->sandbox.workspace_root = workspace_dir(shared_.config, spec);

@@ -3,6 +3,7 @@
 #include "backends/egress/address.hpp"
 #include "backends/egress/rules.hpp"
 #include "cli/event_sinks.hpp"
+#include "cli/snapshot_config.hpp"
 #include "gateway/native/object_reader.hpp"
 #include "messages/ids.hpp"
 #include "messages/json.hpp"
@@ -178,6 +179,8 @@ result<void> read_config(const std::string& path, serve_config& out) {
   }
   if (auto x = in.texts("snapshot_roots"))
     out.snapshot_roots = *x;
+  if (auto ok = read_snapshot_config(in, out.node); !ok)
+    return ok;
   if (auto x = in.seconds("shutdown_timeout_s"))
     out.shutdown_timeout = std::chrono::ceil<std::chrono::milliseconds>(*x);
   if (auto ok = read_event_sinks(in, out.node.event_sinks, out.node.event_policies); !ok)

@@ -16,7 +16,8 @@ struct serve_config {
   uint16_t port = 8700;
   /// `state_dir`, `node_id`, `default_backend`, `max_sessions`, `env_allowlist`,
   /// `local_source_roots` (the first one is what a relative `src` is relative to), `event_sinks`,
-  /// `event_policy`, `event_policy_by_op` (docs/events.md)
+  /// `event_policy`, `event_policy_by_op` (docs/events.md),
+  /// `snapshot_stores`, `retention` (docs/snapshots.md)
   actors::node_config node;
   /// `api_keys`: [{"key": "...", "tenant": "..."}]. Without any, the server binds loopback only.
   std::unordered_map<std::string, std::string> keys;

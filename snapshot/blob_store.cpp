@@ -16,7 +16,6 @@
 #include <cerrno>
 #include <cstring>
 #include <future>
-#include <unordered_set>
 #include <utility>
 
 namespace troupe::snapshot {
@@ -329,6 +328,19 @@ result<blob_id> blob_store::config_of(const blob_id& manifest) const {
   return unexpected(blob_damaged(manifest, "manifest does not parse"));
 }
 
+std::optional<std::vector<blob_id>> blob_store::named_in(std::string_view manifest) {
+  try {
+    if (auto value = parse_json(manifest)) {
+      std::vector<blob_id> all{parse_descriptor(value->at("config"))};
+      for (const auto& layer : value->at("layers"))
+        all.push_back(parse_descriptor(layer));
+      return all;
+    }
+  } catch (const std::exception&) {
+  }
+  return std::nullopt;
+}
+
 result<std::optional<blob_id>> blob_store::parse_reference(int fd) {
   char text[1024];
   auto n = ::pread(fd, text, sizeof text, 0);
@@ -412,9 +424,80 @@ std::string blob_store::stat_path(const std::string& id) const {
 
 // -- cleaning -------------------------------------------------------------------------------------
 
-result<uint64_t> blob_store::collect() const {
+namespace {
+
+/// Every digest that stands in a text, be the rest of it what it may.
+std::vector<std::string> digests_in(std::string_view text) {
+  constexpr std::string_view start = "sha256:";
+  std::vector<std::string> all;
+  for (size_t at = 0; (at = text.find(start, at)) != text.npos;) {
+    at += start.size();
+    auto digest = text.substr(at, 64);
+    if (is_digest(digest))
+      all.emplace_back(digest);
+  }
+  return all;
+}
+
+} // namespace
+
+bool blob_store::has_blob(const std::string& digest) const {
+  struct stat st;
+  return ::fstatat(blobs_.get(), digest.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/// The beginning of a blob, as much as a manifest may have.
+result<std::string> blob_store::blob_text(const std::string& digest) const {
+  unique_fd fd{
+    ::openat(blobs_.get(), digest.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+  std::string text(max_small_blob, '\0');
+  auto n = fd ? ::pread(fd.get(), text.data(), text.size(), 0) : -1;
+  if (n < 0)
+    return unexpected(cannot_store("blob sha256:" + digest, errno));
+  text.resize(static_cast<size_t>(n));
+  return text;
+}
+
+result<void> blob_store::keep_what_may_be_named(std::string_view reference,
+                                                std::unordered_set<std::string>& used) const {
+  auto keep_named = [&](const std::string& manifest) -> result<size_t> {
+    auto text = blob_text(manifest);
+    if (!text)
+      return unexpected(std::move(text.error()));
+    auto named = digests_in(*text);
+    used.insert(manifest);
+    used.insert(named.begin(), named.end());
+    return named.size();
+  };
+  size_t found = 0;
+  for (const auto& digest : digests_in(reference))
+    if (has_blob(digest)) {
+      auto named = keep_named(digest);
+      if (!named)
+        return unexpected(std::move(named.error()));
+      found += *named;
+    }
+  if (found > 0)
+    return {};
+  for (const auto& name : list_names(blobs_.get())) {
+    struct stat st;
+    if (!is_digest(name) || ::fstatat(blobs_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0
+        || static_cast<uint64_t>(st.st_size) > max_small_blob)
+      continue;
+    auto text = blob_text(name);
+    if (!text)
+      return unexpected(std::move(text.error()));
+    if (named_in(*text))
+      if (auto named = keep_named(name); !named)
+        return unexpected(std::move(named.error()));
+  }
+  return {};
+}
+
+result<blob_store::collection> blob_store::collect() const {
   std::unordered_set<std::string> used;
   std::unordered_set<std::string> ids;
+  collection done;
   for (const auto& name : list_names(base_.get())) {
     if ((name.starts_with('.') && !name.starts_with(held_prefix))
         || !name.ends_with(reference_suffix))
@@ -424,29 +507,37 @@ result<uint64_t> blob_store::collect() const {
     struct stat st;
     if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))
       continue;
+    auto id = name.substr(0, name.size() - reference_suffix.size());
+    char text[4096];
+    auto n = ::pread(fd.get(), text, sizeof text, 0);
+    if (n < 0)
+      return unexpected(cannot_store(base_path_ + '/' + name, errno));
     auto manifest = parse_reference(fd.get());
-    if (!manifest)
-      return unexpected(std::move(manifest.error()));
-    if (!*manifest)
+    if (manifest && !*manifest)
       continue;
-    ids.insert(name.substr(0, name.size() - reference_suffix.size()));
-    if (!used.insert((*manifest)->digest).second)
+    ids.insert(id);
+    if (manifest && !used.insert((*manifest)->digest).second)
       continue;
-    auto snapshot = read(**manifest);
-    if (!snapshot)
-      return unexpected(std::move(snapshot.error()));
-    used.insert(snapshot->config.digest);
-    for (const auto& layer : snapshot->layers)
-      used.insert(layer.blob.digest);
+    auto snapshot = manifest.and_then([&](const auto& x) { return read(*x); });
+    if (snapshot) {
+      used.insert(snapshot->config.digest);
+      for (const auto& layer : snapshot->layers)
+        used.insert(layer.blob.digest);
+      continue;
+    }
+    done.damaged.push_back(std::move(snapshot.error().with("snapshot_id", id)));
+    // A manifest that is gone names nothing any more; one that is damaged still may.
+    if (!manifest || has_blob((*manifest)->digest))
+      if (auto ok = keep_what_may_be_named({text, static_cast<size_t>(n)}, used); !ok)
+        return unexpected(std::move(ok.error()));
   }
-  uint64_t freed = 0;
   for (const auto& name : list_names(blobs_.get())) {
     struct stat st;
     if (used.contains(name) || is_temporary(name)
         || ::fstatat(blobs_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0)
       continue;
     if (::unlinkat(blobs_.get(), name.c_str(), 0) == 0)
-      freed += static_cast<uint64_t>(st.st_size);
+      done.freed += static_cast<uint64_t>(st.st_size);
   }
   remove_leftovers(blobs_.get(), is_temporary);
   for (auto* folder : {"views", "stats"}) {
@@ -455,7 +546,7 @@ result<uint64_t> blob_store::collect() const {
       if (!ids.contains(id))
         (void) workspace::remove_tree(fd.get(), id);
   }
-  return freed;
+  return done;
 }
 
 // -- blobs ----------------------------------------------------------------------------------------
@@ -495,7 +586,17 @@ result<void> new_blob::write(const char* data, size_t size) {
 }
 
 result<blob_id> new_blob::commit() {
+  return put_in_place({to_hex(hash_.finish()), size_});
+}
+
+result<void> new_blob::commit_as(const blob_id& expected) {
   blob_id id{to_hex(hash_.finish()), size_};
+  if (id != expected)
+    return unexpected(blob_damaged(expected, "blob does not have its digest"));
+  return put_in_place(std::move(id)).map([](const auto&) {});
+}
+
+result<blob_id> new_blob::put_in_place(blob_id id) {
   if (::renameat(folder_, name_.c_str(), folder_, id.digest.c_str()) != 0)
     return unexpected(cannot_store("blob sha256:" + id.digest, errno));
   store_->unsynced_.push_back(std::move(fd_));

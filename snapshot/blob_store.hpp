@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 namespace troupe::snapshot {
@@ -91,6 +92,9 @@ public:
   /// The configuration that a manifest names.
   result<blob_id> config_of(const blob_id& manifest) const;
 
+  /// The configuration and the layers that a manifest names, ours or not.
+  static std::optional<std::vector<blob_id>> named_in(std::string_view manifest);
+
   // -- references
 
   /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
@@ -118,13 +122,24 @@ public:
 
   // -- cleaning
 
+  /// What `collect` did.
+  struct collection {
+    uint64_t freed = 0;         ///< bytes
+    std::vector<error> damaged; ///< references that cannot be followed, with `snapshot_id`
+  };
+
   /// Removes blobs that nothing refers to and files that dead processes left. Only `collecting`.
-  /// Gives the bytes that were freed. Fails, and removes nothing, when a reference cannot be
-  /// followed.
-  result<uint64_t> collect() const;
+  /// A reference that cannot be followed stays, and keeps what it may name: every blob whose digest
+  /// can still be read in it or in its manifest, and where that says nothing, all that any manifest
+  /// names. Fails, and removes nothing, when the disk cannot be read.
+  result<collection> collect() const;
 
 private:
   blob_store() = default;
+  bool has_blob(const std::string& digest) const;
+  result<std::string> blob_text(const std::string& digest) const;
+  result<void> keep_what_may_be_named(std::string_view reference,
+                                      std::unordered_set<std::string>& used) const;
 
   std::string base_path_;
   void make_view(const std::string& id) const;
@@ -148,12 +163,15 @@ public:
   result<void> write(const char* data, size_t size);
   /// Gives the file its name. Durable with `blob_store::sync`.
   result<blob_id> commit();
+  /// The same for one that came from elsewhere: `snapshot_restore_error` if it is not `expected`.
+  result<void> commit_as(const blob_id& expected);
   uint64_t size() const {
     return size_;
   }
 
 private:
   new_blob() = default;
+  result<blob_id> put_in_place(blob_id id);
 
   const blob_store* store_ = nullptr;
   int folder_ = -1;

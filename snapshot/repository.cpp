@@ -4,6 +4,7 @@
 #include "snapshot/archive_budget.hpp"
 #include "snapshot/blob_store.hpp"
 #include "snapshot/byte_source.hpp"
+#include "snapshot/free_space.hpp"
 #include "snapshot/layer_cache.hpp"
 #include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"
@@ -16,11 +17,11 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -116,10 +117,11 @@ result<void> restore_local(const restore_request& request, std::stop_token stop,
   auto place = staging::make(request.root);
   if (!place)
     return unexpected(std::move(place.error()));
-  struct statvfs disk;
-  if (*ours && ::fstatvfs(place->fd(), &disk) == 0
-      && (*ours)->info.size_bytes / disk.f_frsize > disk.f_bavail)
-    return unexpected(cannot_write(request.root, ENOSPC));
+  if (*ours)
+    if (auto ok
+        = check_space(place->fd(), space_for((*ours)->info), request.root, op::snapshot_restore);
+        !ok)
+      return ok;
   job work{op::snapshot_restore, std::move(stop), report};
   tree_writer out{place->fd()};
   if (auto ok = unpack_stored(fd->get(), *ours, out, request.root, work); !ok)
@@ -169,7 +171,8 @@ result<snapshot_info> inspect_local(const snapshot_ref& ref) {
 
 class every_repository final : public repository {
 public:
-  every_repository(unsigned workers, cache_options cache) : pool_(workers) {
+  every_repository(unsigned workers, cache_options cache, remote_stores stores)
+    : pool_(workers), stores_(std::move(stores)) {
     if (!cache.folder.empty())
       cache_.emplace(std::move(cache.folder), cache.max_bytes, cache.owner);
   }
@@ -179,11 +182,13 @@ public:
     switch (request.ref.kind) {
       case snapshot_kind::local: return persist_layered(request, std::move(stop), report, pool_);
       case snapshot_kind::remote:
-        return unexpected(make_error(errc::snapshot_persist_error, op::snapshot_persist,
-                                     "failed to persist snapshot")
-                            .with("snapshot_id", request.ref.id)
-                            .with("path", remote_path(request.ref))
-                            .with("reason", "no client for remote snapshots"));
+        if (!store_of(request.ref))
+          return unexpected(make_error(errc::snapshot_persist_error, op::snapshot_persist,
+                                       "failed to persist snapshot")
+                              .with("snapshot_id", request.ref.id)
+                              .with("path", remote_path(request.ref))
+                              .with("reason", "no client for remote snapshots"));
+        return persist_layered(request, std::move(stop), report, pool_);
       default: return snapshot_outcome{};
     }
   }
@@ -192,7 +197,10 @@ public:
                        const progress& report) override {
     switch (request.ref.kind) {
       case snapshot_kind::local: return restore_local(request, std::move(stop), report, pool_);
-      case snapshot_kind::remote: return unexpected(no_client(request.ref));
+      case snapshot_kind::remote:
+        if (!store_of(request.ref))
+          return unexpected(no_client(request.ref));
+        return restore_local(request, std::move(stop), report, pool_);
       default: return unexpected(not_restorable(request.ref));
     }
   }
@@ -200,23 +208,47 @@ public:
   result<bool> restorable(const snapshot_ref& ref) override {
     if (ref.kind == snapshot_kind::noop)
       return false;
-    if (ref.kind == snapshot_kind::remote)
-      return unexpected(no_client(ref));
     auto path = local_path(ref, op::snapshot_restore);
     if (!path)
       return unexpected(std::move(path.error()));
+    if (auto store = store_of(ref))
+      return store->exists(ref.id, {});
+    if (ref.kind == snapshot_kind::remote)
+      return unexpected(no_client(ref));
     struct stat st;
     return ::lstat(path->c_str(), &st) == 0 && S_ISREG(st.st_mode);
+  }
+
+  result<void> fetch(const snapshot_ref& ref, std::stop_token stop) override {
+    auto path = local_path(ref, op::snapshot_restore);
+    if (!path)
+      return unexpected(std::move(path.error()));
+    auto store = store_of(ref);
+    return store ? store->fetch(ref.id, std::move(stop)) : result<void>{};
+  }
+
+  result<void> publish(const snapshot_ref& ref, std::stop_token stop) override {
+    auto store = store_of(ref);
+    return store ? store->publish(ref.id, std::move(stop)) : result<void>{};
+  }
+
+  result<uint64_t> collect_remote(const std::string& base_path, std::stop_token stop) override {
+    auto store = store_of({snapshot_kind::local, "", base_path, {}});
+    return store ? store->collect(std::move(stop)) : uint64_t{0};
   }
 
   result<void> remove(const snapshot_ref& ref) override {
     if (ref.kind == snapshot_kind::noop)
       return {};
-    if (ref.kind == snapshot_kind::remote)
-      return unexpected(no_client(ref));
     auto path = local_path(ref, op::remove);
     if (!path)
       return unexpected(std::move(path.error()));
+    if (auto store = store_of(ref)) {
+      if (auto ok = store->remove(ref.id, {}); !ok)
+        return ok;
+    } else if (ref.kind == snapshot_kind::remote) {
+      return unexpected(no_client(ref));
+    }
     if (::unlink(path->c_str()) != 0 && errno != ENOENT)
       return unexpected(
         make_error(errc::snapshot_persist_error, op::remove, "failed to remove snapshot")
@@ -355,7 +387,7 @@ public:
   }
 
   result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
-    if (ref.kind != snapshot_kind::local)
+    if (ref.kind == snapshot_kind::noop)
       return false;
     return flatten_layered(ref, std::move(stop), pool_);
   }
@@ -363,7 +395,8 @@ public:
   result<snapshot_info> inspect(const snapshot_ref& ref) override {
     switch (ref.kind) {
       case snapshot_kind::local: return inspect_local(ref);
-      case snapshot_kind::remote: return unexpected(no_client(ref));
+      case snapshot_kind::remote:
+        return store_of(ref) ? inspect_local(ref) : unexpected(no_client(ref));
       default: return unexpected(not_restorable(ref));
     }
   }
@@ -378,15 +411,23 @@ public:
 
   void sweep(const std::string& folder) override {
     sweep_local(folder);
-    if (auto store = blob_store::open(folder, blob_store::use::collecting, false); store && *store)
-      (void) (*store)->collect();
+    auto store = blob_store::open(folder, blob_store::use::collecting, false);
+    if (!store || !*store)
+      return;
+    if (auto done = (*store)->collect())
+      for (const auto& x : done->damaged)
+        std::fprintf(stderr,
+                     "troupe: a snapshot in %s cannot be followed; what it may name is kept: %s\n",
+                     folder.c_str(), x.context.c_str());
   }
 
 private:
   /// A snapshot that has layers, and its store.
-  static result<std::pair<blob_store, layered_snapshot>> layered_of(const snapshot_ref& ref) {
-    if (ref.kind != snapshot_kind::local)
-      return unexpected(ref.kind == snapshot_kind::noop ? not_restorable(ref) : no_client(ref));
+  result<std::pair<blob_store, layered_snapshot>> layered_of(const snapshot_ref& ref) const {
+    if (ref.kind == snapshot_kind::noop)
+      return unexpected(not_restorable(ref));
+    if (ref.kind == snapshot_kind::remote && !store_of(ref))
+      return unexpected(no_client(ref));
     auto path = local_path(ref, op::snapshot_restore);
     if (!path)
       return unexpected(std::move(path.error()));
@@ -401,6 +442,20 @@ private:
     return std::move(**found);
   }
 
+  /// The remote store behind a folder; nullopt: it is only a folder.
+  std::optional<remote_store> store_of(const snapshot_ref& ref) const {
+    auto start = stores_.folder + '/';
+    if (stores_.by_name.empty() || !ref.base_path.starts_with(start))
+      return std::nullopt;
+    auto rest = ref.base_path.substr(start.size());
+    auto slash = rest.find('/');
+    auto found
+      = slash == rest.npos ? stores_.by_name.end() : stores_.by_name.find(rest.substr(0, slash));
+    if (found == stores_.by_name.end())
+      return std::nullopt;
+    return remote_store{found->second, found->first, rest.substr(slash + 1), ref.base_path};
+  }
+
   static error no_client(const snapshot_ref& ref) {
     return restore_error(ref, remote_path(ref), "no client for remote snapshots");
   }
@@ -413,6 +468,7 @@ private:
   }
 
   zstd_pool pool_;
+  remote_stores stores_;
   std::optional<layer_cache> cache_;
 };
 
@@ -440,8 +496,14 @@ private:
 
 } // namespace
 
-std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache) {
-  return std::make_unique<every_repository>(workers, std::move(cache));
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache,
+                                            remote_stores stores) {
+  return std::make_unique<every_repository>(workers, std::move(cache), std::move(stores));
+}
+
+std::string remote_base_path(const std::string& folder, const std::string& name,
+                             const std::string& tenant) {
+  return folder + '/' + name + '/' + tenant;
 }
 
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

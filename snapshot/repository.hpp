@@ -3,9 +3,11 @@
 #include "messages/error.hpp"
 #include "messages/session.hpp"
 #include "messages/snapshot.hpp"
+#include "snapshot/remote/remote_store.hpp"
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -54,9 +56,10 @@ struct restore_request {
   std::string root; ///< absolute path of the workspace root; made if missing
 };
 
-/// Keeps and gives back workspaces. All calls block (I/O and CPU pools) and may run on several
-/// threads at once; two jobs of one snapshot id must not overlap. The cost and the format of a
-/// snapshot are this interface's secret.
+/// Keeps and gives back workspaces. Of a remote snapshot, `ref.base_path` is its folder on this
+/// machine (`remote_base_path`), in which it is as a local one is. All calls block (I/O and CPU
+/// pools) and may run on several threads at once; two jobs of one snapshot id must not overlap. The
+/// cost and the format of a snapshot are this interface's secret.
 class repository {
 public:
   virtual ~repository() = default;
@@ -74,6 +77,18 @@ public:
     = 0;
 
   virtual result<bool> restorable(const snapshot_ref& ref) = 0;
+
+  /// Where the snapshot is in a remote store: brings it to its folder on this machine, from which
+  /// the other calls take it. Waits for the network.
+  virtual result<void> fetch(const snapshot_ref& ref, std::stop_token stop) = 0;
+
+  /// Where the snapshot belongs into a remote store: makes it there what it is in its folder.
+  /// Durable there on return. Waits for the network.
+  virtual result<void> publish(const snapshot_ref& ref, std::stop_token stop) = 0;
+
+  /// Removes from the remote store of a folder what no snapshot in it reaches. Waits for the
+  /// network. Gives the bytes.
+  virtual result<uint64_t> collect_remote(const std::string& base_path, std::stop_token stop) = 0;
 
   virtual result<void> remove(const snapshot_ref& ref) = 0;
 
@@ -156,9 +171,21 @@ struct cache_options {
   uint32_t owner = 0;
 };
 
+/// The remote stores, and where the folders are that snapshots go through on their way:
+/// `{folder}/{name of the store}/{tenant}` is the `base_path` of what a tenant has in a store.
+struct remote_stores {
+  std::string folder;
+  std::map<std::string, remote_options> by_name;
+};
+
+/// The `base_path` of a tenant's snapshots in a store.
+std::string remote_base_path(const std::string& folder, const std::string& name,
+                             const std::string& tenant);
+
 /// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.
 /// They take over the priority of the thread that runs the first job, and end with the repository.
-std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache = {});
+std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache = {},
+                                            remote_stores stores = {});
 
 /// The fingerprint of a live tree as `persist` would record it, under `fingerprint_version`.
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

@@ -1,0 +1,162 @@
+"""The server killed at random instants of stops, restore points, rewinds, forks, flattening, prunes
+and restores: every snapshot it had acknowledged is there and whole, and what nothing refers to is
+gone once it has started again. The instants come from a fixed seed; TROUPE_CRASHES says how many."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "integration"))
+from troupe_server import TROUPE, Server  # noqa: E402
+
+CRASHES = int(os.environ.get("TROUPE_CRASHES", "40"))
+CLIENTS = 2
+SEED = 20261124
+
+
+class Client(threading.Thread):
+    """Works with snapshots until the server is gone; keeps what it was told of them."""
+
+    def __init__(self, server, seed, kept):
+        super().__init__()
+        self.server = server
+        self.chance = random.Random(seed)
+        self.kept = kept  # snapshot id -> the numbers that may be in its file `m`
+        self.wrong = None
+        self.number = seed * 10000
+        self.pruning = False
+
+    def run(self):
+        try:
+            while True:
+                self.live()
+        except OSError:
+            pass  # the server was killed
+        except Exception as e:  # pylint: disable=broad-exception-caught
+            self.wrong = e
+
+    def ask(self, method, path, body=None):
+        status, answer = self.server.json(method, path, body)
+        if status >= 300:
+            raise AssertionError(f"{method} {path}: {status} {answer}")
+        return answer
+
+    def live(self):
+        session = self.ask("POST", "/v1/sessions", {"snapshot": {"type": "local"}})["id"]
+        at = "/v1/sessions/" + session
+        now = 0  # the number in the file
+        points = []
+        for _ in range(30):
+            step = self.chance.choice(
+                ["write"] * 4 + ["stop"] * 4 + ["checkpoint"] * 3 + ["rewind", "fork", "prune"])
+            if step == "write":
+                self.number += 1
+                size = self.chance.choice([10, 5000, 200000])
+                self.ask("POST", at + "/exec", {"command":
+                         f"head -c {size} /dev/urandom > f{self.number % 7}; echo {self.number} > m"})
+                now = self.number
+            elif step == "stop":
+                self.kept[session] = self.kept.get(session, set()) | {now}
+                self.ask("POST", at + "/stop")
+                self.kept[session] = {now}
+                self.ask("POST", at + "/start")
+            elif step == "checkpoint":
+                point = self.ask("POST", at + "/checkpoint", {"name": "p"})["id"]
+                self.kept[point] = {now}
+                points.append((point, now))
+            elif step == "rewind" and points:
+                point, then = self.chance.choice(points)
+                status, answer = self.server.json("POST", at + "/rewind", {"snapshot_id": point})
+                if status == 200:
+                    now = then
+                elif status != 404:  # pruned
+                    raise AssertionError(f"rewind: {status} {answer}")
+            elif step == "fork":
+                self.kept.setdefault("forks", set())
+                for fork in self.ask("POST", at + "/fork", {"count": 2})["items"]:
+                    self.kept[fork["id"]] = {now}
+            elif step == "prune":
+                self.pruning = True
+                gone = self.ask("POST", "/v1/snapshots/prune", {"max_count": 6})["removed"]
+                self.pruning = False
+                for x in gone:
+                    self.kept.pop(x, None)
+
+
+class Killed(unittest.TestCase):
+    def number_in(self, folder, snapshot):
+        """The number in a snapshot, all of which is verified on the way; None: it has none."""
+        verify = [TROUPE, "snapshots", "verify", "--store", folder, snapshot]
+        subprocess.run(verify, check=True)
+        export = [TROUPE, "snapshots", "export", "--store", folder, snapshot, "-"]
+        data = subprocess.run(export, check=True, stdout=subprocess.PIPE).stdout
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                if member.name.removeprefix("./") == "m":
+                    return int(tar.extractfile(member).read())
+        return 0
+
+    def blobs(self, folder):
+        """What references reach, and what is there."""
+        there = os.path.join(folder, ".layers/blobs/sha256")
+        reached = set()
+        for name in os.listdir(folder):
+            if not name.endswith(".tar") or name.startswith("."):
+                continue
+            with open(os.path.join(folder, name), encoding="utf-8") as text:
+                manifest = json.load(text)["manifests"][0]["digest"][7:]
+            reached.add(manifest)
+            with open(os.path.join(there, manifest), encoding="utf-8") as text:
+                value = json.load(text)
+            reached |= {x["digest"][7:] for x in [value["config"], *value["layers"]]}
+        return reached, set(os.listdir(there))
+
+    def test_at_random_instants(self):
+        chance = random.Random(SEED)
+        server = Server()
+        self.addCleanup(server.close)
+        folder = server.state_dir + "/snapshots/default"
+        for crash in range(CRASHES):
+            kept = {}
+            clients = [Client(server, crash * CLIENTS + i + 1, kept) for i in range(CLIENTS)]
+            for x in clients:
+                x.start()
+            time.sleep(chance.uniform(0.05, 1.2))  # the instant is what is tested
+            server.kill()
+            for x in clients:
+                x.join(60)
+                self.assertIsNone(x.wrong)
+            kept.pop("forks", None)
+            pruning = any(x.pruning for x in clients)
+            for snapshot, numbers in kept.items():
+                path = f"{folder}/{snapshot}.tar"
+                # One that a prune was removing may be gone, as may one that was being written first.
+                if not os.path.exists(path) and (pruning or len(numbers) > 1 or 0 in numbers):
+                    continue
+                # While it was being written anew it is what it was, or what it was to become.
+                self.assertIn(self.number_in(folder, snapshot), numbers)
+            server.start()
+            if os.path.isdir(folder):
+                reached, there = self.blobs(folder)
+                self.assertEqual(there, reached, "blobs that nothing refers to, or missing ones")
+            while items := server.json("GET", "/v1/sessions?limit=100")[1]["items"]:
+                for x in items:
+                    status, answer = server.json("DELETE", "/v1/sessions/" + x["id"])
+                    self.assertEqual(status, 204, answer)
+            # Also what was written and not yet acknowledged is known, and goes.
+            status, answer = server.json("POST", "/v1/snapshots/prune", {"max_count": 0})
+            self.assertEqual(status, 200, answer)
+            self.assertEqual(os.listdir(server.state_dir + "/sessions"), [])
+            for where, _, files in os.walk(server.state_dir + "/snapshots"):
+                self.assertIn(files, ([], ["oci-layout"]), where)
+
+
+if __name__ == "__main__":
+    unittest.main()
