@@ -43,7 +43,7 @@ BAD_PATCH = "*** Begin Patch\n*** Update File: missing\n@@\n-a\n+b\n*** End Patc
 ROOT_GONE = run('root=$PWD; cd /; rm -rf "$root"; touch "$root"')
 FAILING_HOOK = ("POST", "/pre_stop_hooks", {"command": ["false"]})
 MOUNT = {"entries": {"m": {"type": "s3_mount", "bucket": "b", "mount_strategy": {
-    "type": "in_container", "pattern": {"type": "rclone"}}}}}
+    "type": "in_container", "pattern": {"type": "mountpoint"}}}}}
 
 CALLS = {
     "get": Call("GET", "", bad=("GET", "/nothing"), why="not_found"),
