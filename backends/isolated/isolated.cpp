@@ -682,7 +682,7 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init,
     add("layers", true,
         "the workspace lies on " + std::to_string(layers->below.folders.size())
           + " read-only layers; what it changes is a tree of its own");
-  else if (auto why = why_no_layers(); !why.empty())
+  else if (auto why = why_no_layers(); config_.layers && !why.empty())
     add("layers", false, "workspaces are restored by copying: " + why);
   add("disk", false, "no limit asked for; /tmp and /dev/shm have limits of their own");
   return out;
