@@ -731,7 +731,7 @@ std::vector<wall> isolated_sandbox::describe(const launched_init& init,
     add("layers", true,
         "the workspace lies on " + std::to_string(layers->below.folders.size())
           + " read-only layers; what it changes is a tree of its own");
-  else if (auto why = why_no_layers(); !why.empty())
+  else if (auto why = why_no_layers(); config_.layers && !why.empty())
     add("layers", false, "workspaces are restored by copying: " + why);
   add("disk", x.disk_bytes.has_value(),
       x.disk_bytes ? std::to_string(*x.disk_bytes) + " bytes, a file system of its own"
