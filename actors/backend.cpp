@@ -121,8 +121,6 @@ caf::result<exec_result> backend_state::exec(sandbox_exec& x, exec_sink_actor si
   reply_to<exec_result> reply{self_};
   auto spec = sandbox_->prepare(x.request, x.environment);
   if (!spec) {
-    if (sink)
-      tell(self_, sink, exec_finished{x.call_id, {}, spec.error()});
     reply.finish(unexpected(std::move(spec.error())));
     return reply;
   }
@@ -219,14 +217,6 @@ void backend_state::finished(uint64_t call_id, result<backends::command_exit> ou
                            : result<exec_result>{unexpected(std::move(outcome.error()))};
   if (!converted)
     shared_.metrics.commands_failed.fetch_add(1, std::memory_order_relaxed);
-  if (command.sink) {
-    exec_finished end{call_id, {}, {}};
-    if (converted)
-      end.result = *converted;
-    else
-      end.failure = converted.error();
-    tell(self_, command.sink, std::move(end));
-  }
   command.reply.finish(std::move(converted));
 }
 

@@ -40,7 +40,12 @@ entry_state::handle_type::behavior_type entry_state::make_behavior() {
 
 co<result<materialized_files>> entry_state::work(entry_job_ptr job) {
   result<materialized_files> outcome = materialized_files{};
-  if (!job->attempts.empty()) {
+  if (job->prepare) {
+    auto prepared = co_await offload<void>(self_, shared_.io, tenant_, job->prepare);
+    if (!prepared)
+      outcome = unexpected(std::move(prepared.error()));
+  }
+  if (outcome && !job->attempts.empty()) {
     auto ran = co_await run_commands(job);
     if (!ran)
       outcome = unexpected(std::move(ran.error()));
@@ -80,7 +85,7 @@ co<result<void>> entry_state::run_commands(entry_job_ptr job) {
       command.environment = environment_;
       auto ended = co_await ask<exec_result>(self_, backend_, std::move(command));
       if (!ended || ended->exit_code != 0)
-        failed = job->command_error(ended);
+        failed = job->command_error(argv, ended);
       if (failed)
         break;
     }

@@ -209,10 +209,13 @@ struct apply_progress {
 /// the sandbox first, in attempts: the first attempt that succeeds ends them.
 struct entry_job {
   std::string name; ///< the entry's path, for errors and events
+  /// Runs on the I/O pool before the commands; may be empty.
+  std::function<result<void>()> prepare;
   std::function<result<std::vector<materialized_file>>()> run;
   std::vector<std::vector<std::vector<std::string>>> attempts;
   /// Makes the error of a command that failed, or that could not be run at all.
-  std::function<error(const result<exec_result>&)> command_error;
+  std::function<error(const std::vector<std::string>& argv, const result<exec_result>&)>
+    command_error;
   /// Runs on the I/O pool whatever happened, last.
   std::function<void()> cleanup;
 };

@@ -1,5 +1,6 @@
 #include "actors/manifest_supervisor.hpp"
 
+#include "actors/mount_job.hpp"
 #include "backends/ownership.hpp"
 #include "messages/ids.hpp"
 #include "workspace/materialize.hpp"
@@ -20,6 +21,8 @@ constexpr int max_tries = 3;
 
 /// Whether an entry is nothing but inline files and directories, so that it can go into a batch.
 bool is_inline(const troupe::entry& x) {
+  if (x.is_mount())
+    return false;
   if (x.kind == entry_kind::file)
     return true;
   return x.kind == entry_kind::dir
@@ -184,6 +187,13 @@ void manifest_supervisor_state::add_inline(group& g, std::vector<workspace::plan
 void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry& x) {
   auto job = std::make_shared<entry_job>();
   job->name = x.destination;
+  if (x.entry->is_mount()) {
+    plan_mount(*job, work_, x.entry->mount[0]);
+    ++total_;
+    ++g.running;
+    waiting_.push_back({std::move(job), &g, nullptr, {}, next_order_++, 0, 1});
+    return;
+  }
   auto work = work_;
   auto stop = stop_->get_token();
   std::vector<path_grant> grants;
@@ -234,7 +244,7 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       auto tmp = work->private_dir + "/git-" + random_hex(8);
       job->attempts = workspace::git_attempts(*x.entry, tmp);
       job->command_error
-        = [x](const result<exec_result>& failed) { return git_error(*x.entry, failed); };
+        = [x](const auto&, const auto& failed) { return git_error(*x.entry, failed); };
       job->run = [work, x, tmp, subpath = *subpath]() -> result<std::vector<materialized_file>> {
         if (auto ok = workspace::adopt_git_tree(work->root->get(), x.destination, tmp, subpath);
             !ok)

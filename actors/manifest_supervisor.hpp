@@ -23,6 +23,7 @@ struct application {
   /// afterwards.
   std::optional<backends::user_ids> identity;
   std::string root_path;
+  std::string session_id;
   std::string private_dir; ///< for clones on their way into the workspace
   std::string tenant;
   concurrency_limits limits;

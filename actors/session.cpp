@@ -2,18 +2,16 @@
 
 #include "actors/manifest_supervisor.hpp"
 #include "backends/ownership.hpp"
-#include "backends/unix_local/argv.hpp"
 #include "messages/ids.hpp"
 #include "snapshot/staging.hpp"
 #include "workspace/manifest_plan.hpp"
-#include "workspace/mount_security.hpp"
+#include "workspace/mount_rclone.hpp"
 #include "workspace/mount_targets.hpp"
 #include "workspace/tree.hpp"
 
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace troupe::actors {
 
@@ -35,15 +33,6 @@ error wrap_stop_error(error cause, const std::string& root) {
 
 error conflict(const char* message) {
   return make_error(errc::conflict, op::request, message);
-}
-
-/// Where a command of a session with this manifest finds its programs.
-std::string search_path(const manifest& x, const std::vector<std::string>& env_allowlist) {
-  for (const auto& variable : x.environment)
-    if (variable.name == "PATH")
-      return variable.value;
-  const char* host = std::getenv("PATH"); // NOLINT(concurrency-mt-unsafe): nobody sets variables
-  return host && backends::is_allowed("PATH", env_allowlist) ? host : backends::default_path;
 }
 
 /// Sources that only the server may read: it copies them as itself.
@@ -237,6 +226,8 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
       co_return unexpected(std::move(root_there.error()));
   }
   auto opened = co_await ensure_open();
+  if (opened)
+    opened = co_await detach_mounts();
   if (opened && interrupted_)
     opened = co_await sweep_unfinished();
   if (!opened)
@@ -278,18 +269,12 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
     reusable = true;
   }
   auto applied = co_await materialize(wanted, reusable);
-  if (!applied)
+  if (!applied) {
+    auto detached = co_await detach_mounts();
+    (void) detached; // the first failure is the one to tell
     co_return unexpected(std::move(applied.error()));
+  }
   co_return result<void>{};
-}
-
-result<void> session_impl::check_mounts_of(const manifest& x) const {
-  workspace::mount_support support;
-  support.backend = record_.spec.state.type;
-  const std::vector<std::string> nothing_of_the_host;
-  support.search_path
-    = search_path(x, is_isolated() ? nothing_of_the_host : shared_.config.env_allowlist);
-  return workspace::check_mounts_supported(x, support);
 }
 
 co<result<bool>> session_impl::matches_snapshot() {
@@ -384,6 +369,7 @@ co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const m
   work.identity = *who;
   bool copies = std::any_of(work.manifest->entries.begin(), work.manifest->entries.end(),
                             [](const named_entry& x) { return copies_from_host(x.entry); });
+  work.session_id = record_.spec.id;
   work.private_dir = session_dir(shared_.config, record_.spec.id);
   work.tenant = record_.spec.tenant;
   work.limits = record_.spec.concurrency;
@@ -505,9 +491,12 @@ co<result<void>> session_impl::shutdown_locked() {
   abandon([](const auto&) { return true; });
   auto quiet = co_await end_terminals(std::nullopt);
   (void) quiet;
-  result<void> done;
-  if (open_)
-    done = co_await ask<void>(self_, backend_, close_sandbox{});
+  auto done = co_await detach_mounts();
+  if (open_) {
+    auto closed = co_await ask<void>(self_, backend_, close_sandbox{});
+    if (!closed)
+      done = std::move(closed);
+  }
   if (done) {
     open_ = false;
     up_ = false;
@@ -685,6 +674,8 @@ session_view session_impl::view() const {
 std::vector<std::string> session_impl::persist_skip() const {
   auto skip = workspace::ephemeral_paths(record_.spec.state.manifest);
   skip.insert(skip.end(), record_.live.persist_skip.begin(), record_.live.persist_skip.end());
+  if (attaches_mounts(record_.spec.state.manifest))
+    skip.push_back(workspace::rclone_config_folder);
   if (shared_.sinks)
     for (auto& path : shared_.sinks->ephemeral_paths(record_.spec.id))
       skip.push_back(std::move(path));

@@ -112,8 +112,6 @@ private:
 
   /// The steps of a start behind its bookkeeping: sandbox up, then the contract's decision table.
   co<result<void>> bring_up(workspace_conflict policy);
-  /// Whether the mounts of a manifest may be and can be attached here, before anything is made.
-  result<void> check_mounts_of(const manifest& x) const;
   co<result<bool>> matches_snapshot();
   co<result<void>> restore();
   co<result<materialized_files>> materialize(std::shared_ptr<const manifest> what,
@@ -141,6 +139,17 @@ private:
   session_view view() const;
   std::vector<std::string> persist_skip() const;
   bool noop_snapshot() const;
+
+  // -- mounts (session_mounts.cpp)
+  // --------------------------------------------------------------------
+
+  /// Whether the mounts of a manifest may be and can be attached here, before anything is made.
+  result<void> check_mounts_of(const manifest& x) const;
+  /// Whether it has mounts that helpers in the sandbox attach.
+  bool attaches_mounts(const manifest& x) const;
+  /// Those of the session's own manifest, also where nothing is attached any more.
+  co<result<void>> detach_mounts();
+  co<result<exec_result>> run_mount_helper(std::vector<std::string> argv);
 
   // -- restore points (session_snapshots.cpp)
   // ---------------------------------------------------------

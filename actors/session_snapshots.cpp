@@ -83,7 +83,9 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
   abandon([](const auto&) { return true; });
   auto quiet = co_await end_terminals(std::nullopt);
   (void) quiet;
-  auto closed = co_await ask<void>(self_, backend_, close_sandbox{});
+  auto closed = co_await detach_mounts();
+  if (closed)
+    closed = co_await ask<void>(self_, backend_, close_sandbox{});
   if (!closed)
     co_return unexpected(std::move(closed.error()));
   open_ = false;

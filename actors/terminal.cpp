@@ -41,7 +41,7 @@ terminal_state::~terminal_state() {
 terminal_state::handle_type::behavior_type terminal_state::make_behavior() {
   return {
     [this](exec_output& x) { return on_output(x); },
-    // The answer to our request says the same, and also comes when the backend dies.
+    // The answer to our request says it, and also comes when the backend dies.
     [](const exec_finished&) -> caf::result<void> { return caf::unit; },
     [this](collect_terminal& x) { return collect(x); },
     [this](read_terminal& x) { return read(x); },

@@ -53,21 +53,6 @@ int64_t number_of(const std::string& text, const std::string& key) {
   return 0;
 }
 
-/// mountinfo writes blanks, tabs, newlines and backslashes as \ooo.
-std::string unescape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8
-                               + (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
 /// Directory of the cgroup (v2) that we are in.
 std::optional<std::string> own_cgroup() {
   std::string own;
@@ -84,9 +69,9 @@ std::optional<std::string> own_cgroup() {
     std::string root;
     std::string target;
     fields >> skipped >> skipped >> skipped >> root >> target;
-    root = root == "/" ? "" : unescape(root);
+    root = root == "/" ? "" : unescape_mount_path(root);
     if (own.compare(0, root.size(), root) == 0 && own.find("/..") == std::string::npos)
-      return unescape(target) + own.substr(root.size());
+      return unescape_mount_path(target) + own.substr(root.size());
   }
   return std::nullopt;
 }

@@ -118,4 +118,18 @@ pid_t pid_of(int pidfd) {
   return at == std::string::npos ? -1 : static_cast<pid_t>(std::atol(text.c_str() + at + 4));
 }
 
+std::string unescape_mount_path(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size()) {
+      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8
+                               + (text[i + 3] - '0'));
+      i += 3;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 } // namespace troupe::backends

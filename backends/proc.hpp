@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace troupe::backends {
@@ -34,5 +35,9 @@ bool started_with(pid_t pid, const std::string& assignment);
 /// The text of a small file of a kernel file system, relative to `dir_fd` (or absolute); empty if
 /// it cannot be read.
 std::string read_kernel_file(int dir_fd, const std::string& path);
+
+/// A path as it is, of one in /proc/self/mountinfo, which writes blanks, tabs, newlines and
+/// backslashes as \ooo.
+std::string unescape_mount_path(std::string_view text);
 
 } // namespace troupe::backends

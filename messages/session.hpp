@@ -39,6 +39,14 @@ std::optional<backend_kind> backend_from_string(std::string_view name);
 std::optional<session_status> status_from_string(std::string_view name);
 std::optional<workspace_conflict> conflict_from_string(std::string_view name);
 
+/// What a state of the docker backend has beside the common fields.
+struct docker_container {
+  std::string image;
+  std::string container_id;
+  std::optional<std::string> network_mode;
+  std::map<std::string, std::string> labels;
+};
+
 /// The serialisable record that a session can be resumed from, on any server that reaches its
 /// snapshot.
 struct session_state {
@@ -51,6 +59,7 @@ struct session_state {
   std::optional<std::string> snapshot_fingerprint_version;
   bool workspace_root_ready = false;
   bool workspace_root_owned = false; ///< unix_local: we made the root and remove it on delete
+  std::optional<docker_container> container; ///< docker only: kept for whoever has that backend
   /// Paths of grants whose host path was taken out; they must be bound again before a resume.
   std::vector<std::string> redacted_host_path_grants;
   /// Credentials of mounts were taken out; they must be bound again before a resume.
@@ -148,16 +157,22 @@ struct session_view {
 };
 
 template <class Inspector>
+auto inspect(Inspector& f, docker_container& x) {
+  return inspect_object(f, x, field("image", x.image), field("container_id", x.container_id),
+                        field("network_mode", x.network_mode), field("labels", x.labels));
+}
+
+template <class Inspector>
 auto inspect(Inspector& f, session_state& x) {
-  return inspect_object(f, x, field("type", x.type), field("session_id", x.session_id),
-                        field("snapshot", x.snapshot), field("manifest", x.manifest),
-                        field("exposed_ports", x.exposed_ports),
-                        field("snapshot_fingerprint", x.snapshot_fingerprint),
-                        field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
-                        field("workspace_root_ready", x.workspace_root_ready),
-                        field("workspace_root_owned", x.workspace_root_owned),
-                        field("redacted_host_path_grants", x.redacted_host_path_grants),
-                        field("mount_authority_redacted", x.mount_authority_redacted));
+  return inspect_object(
+    f, x, field("type", x.type), field("session_id", x.session_id), field("snapshot", x.snapshot),
+    field("manifest", x.manifest), field("exposed_ports", x.exposed_ports),
+    field("snapshot_fingerprint", x.snapshot_fingerprint),
+    field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
+    field("workspace_root_ready", x.workspace_root_ready),
+    field("workspace_root_owned", x.workspace_root_owned), field("container", x.container),
+    field("redacted_host_path_grants", x.redacted_host_path_grants),
+    field("mount_authority_redacted", x.mount_authority_redacted));
 }
 
 template <class Inspector>

@@ -9,7 +9,8 @@ packages=(
   g++ make cmake ninja-build ccache pkg-config git ca-certificates curl zstd
   libcaf-dev libarchive-dev libcurl4-openssl-dev nlohmann-json3-dev libsimdjson-dev libzstd-dev
   libseccomp-dev libsqlite3-dev libssl-dev
-  libboost-dev libboost-system-dev libboost-test-dev libexpected-dev libcli11-dev python3 procps nodejs npm
+  libboost-dev libboost-system-dev libboost-test-dev libexpected-dev libcli11-dev python3 procps
+  nodejs npm
 )
 
 say() {

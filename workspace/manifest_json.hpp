@@ -27,8 +27,12 @@ std::string manifest_digest(const manifest& x);
 
 /// Reads a session state, without host paths and without credentials of mounts. Any fault is
 /// `invalid_state` with one generic message that echoes nothing. A state without a `type` is of
-/// unix_local. Of a docker state only the common fields are kept.
+/// unix_local.
 result<session_state> parse_state(const json& value);
+
+/// Whether a session may be resumed from it as it is: nothing was taken out that only trusted code
+/// can put back. `invalid_state`.
+result<void> check_rebound(const session_state& x);
 
 /// Writes a session state; grants with a host path are taken out and named in the marker, and what
 /// gives access to mounted storage is taken out.

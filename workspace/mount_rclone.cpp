@@ -225,9 +225,10 @@ void append(argv& to, const argv& more) {
 
 class commands {
 public:
-  commands(const mount_entry& x, const rclone_place& place, std::string remote, std::string config)
+  commands(const mount_entry& x, const rclone_place& place, std::string remote,
+           const rclone_mount& plan)
     : x_(x), pattern_(x.strategy.pattern.rclone), place_(place), remote_(std::move(remote)),
-      config_(std::move(config)) {}
+      folder_(plan.folder), config_(place.root + "/" + plan.config_path) {}
 
   argv mount() const {
     argv out{"rclone", "mount", source(), place_.target};
@@ -272,8 +273,11 @@ public:
     return shell("fusermount3 -u " + target + " || umount " + target);
   }
 
+  /// Of this mount only: where sandboxes see each other's processes, others may have a remote of
+  /// that name.
   argv end_rclone() const {
-    return shell("pkill -f -- " + shell_quote("rclone (mount|serve nfs) " + remote_ + ":")
+    return shell("pkill -f -- "
+                 + shell_quote("rclone (mount|serve nfs) " + remote_ + ":.*" + folder_ + "/")
                  + " >/dev/null 2>&1 || true");
   }
 
@@ -291,6 +295,7 @@ private:
   const rclone_pattern& pattern_;
   const rclone_place& place_;
   std::string remote_;
+  std::string folder_; ///< of the configuration, which is named after the session
   std::string config_; ///< absolute
 };
 
@@ -312,14 +317,14 @@ result<rclone_mount> plan_rclone_mount(const mount_entry& x, const rclone_place&
         config_fault(x, "cloud mount configuration values must not contain line breaks"));
 
   rclone_mount out;
-  out.folder = ".sandbox-rclone-config/" + hex;
+  out.folder = std::string{rclone_config_folder} + "/" + hex;
   out.config_path = out.folder + "/" + remote + ".conf";
   auto config = config_text(x, remote, place.base_config);
   if (!config)
     return unexpected(std::move(config.error()));
   out.config = std::move(*config);
 
-  const commands run{x, place, remote, place.root + "/" + out.config_path};
+  const commands run{x, place, remote, out};
   if (pattern.mode == "nfs") {
     out.probe = shell("/usr/local/bin/rclone serve nfs --help >/dev/null 2>&1"
                       " || rclone serve nfs --help >/dev/null 2>&1");

@@ -10,6 +10,9 @@
 
 namespace troupe::workspace {
 
+/// Where configurations are, relative to the root.
+constexpr const char* rclone_config_folder = ".sandbox-rclone-config";
+
 /// Where a mount is to be attached, and what its sandbox has.
 struct rclone_place {
   std::string session_id;

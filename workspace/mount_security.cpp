@@ -336,10 +336,12 @@ result<void> check_mounts_supported(const manifest& x, const mount_support& supp
                                    "required mount tool missing: " + std::string{tool})
                           .with("tool", tool)
                           .with("type", type_of(target.mount->kind).name));
-    if (!support.runs_helpers)
+    if (!support.runs_rclone || strategy.pattern.kind != mount_pattern_kind::rclone)
       return unexpected(
         refuse(target, "in-container mounts are not supported by this sandbox backend")
           .with("sandbox_backend", to_string(support.backend)));
+    if (target.inside.empty() || target.inside == ".")
+      return unexpected(refuse(target, "this sandbox backend mounts below the workspace root only"));
   }
   return {};
 }

@@ -26,7 +26,7 @@ bool redact_mounts(manifest& x);
 /// What a session can do with mounts.
 struct mount_support {
   backend_kind backend = backend_kind::unix_local;
-  bool runs_helpers = false; ///< attaches `in_container` mounts
+  bool runs_rclone = false; ///< attaches `in_container` mounts of that pattern
   std::string search_path;   ///< of its commands: directories with `:` between them
 };
 

@@ -5,6 +5,9 @@
 #include "workspace/mount_security.hpp"
 #include "workspace/mount_targets.hpp"
 
+#include <boost/uuid/name_generator_sha1.hpp>
+#include <boost/uuid/uuid_io.hpp>
+
 #include <algorithm>
 
 namespace troupe::workspace {
@@ -68,16 +71,33 @@ void sort_unique(std::vector<std::string>& names) {
   names.erase(std::unique(names.begin(), names.end()), names.end());
 }
 
-/// What a docker state needs beside the common fields.
-void check_docker_fields(json_reader& read, const json& value, const session_state& state) {
+docker_container read_container(json_reader& read, const json& value,
+                                const std::vector<int32_t>& ports) {
   location top;
-  std::string ignored;
-  std::optional<std::string> network;
-  read.text(value, top, "image", ignored, json_reader::need::required);
-  read.text(value, top, "container_id", ignored, json_reader::need::required);
-  read.text(value, top, "network_mode", network);
-  if (network && (*network != "none" || !state.exposed_ports.empty()))
+  docker_container out;
+  read.text(value, top, "image", out.image, json_reader::need::required);
+  read.text(value, top, "container_id", out.container_id, json_reader::need::required);
+  read.text(value, top, "network_mode", out.network_mode);
+  if (out.network_mode && (*out.network_mode != "none" || !ports.empty()))
     read.fail(top, "value_error", "exposed_ports cannot be used when network_mode='none'");
+  if (auto* labels = read.member(value, top, "labels", json_reader::need::optional)) {
+    if (!labels->is_object())
+      read.fail(top, "dict_type", "labels must be an object");
+    else
+      for (const auto& [name, text] : labels->items())
+        read.text(*labels, top, name.c_str(), out.labels[name]);
+  }
+  return out;
+}
+
+/// Whoever could reach the container could reach what its mounts have: without their credentials
+/// the state names neither it nor its session, but always the same other one.
+void forget_container(session_state& x) {
+  x.container->container_id.clear();
+  x.workspace_root_ready = false;
+  boost::uuids::name_generator_sha1 named{boost::uuids::ns::url()};
+  x.session_id
+    = boost::uuids::to_string(named("openai-agents:mount-authority-redacted:" + x.session_id));
 }
 
 std::optional<session_state> read_state(const json& value) {
@@ -127,7 +147,7 @@ std::optional<session_state> read_state(const json& value) {
   if (owns_root(out.type))
     read.boolean(value, top, "workspace_root_owned", out.workspace_root_owned);
   else
-    check_docker_fields(read, value, out);
+    out.container = read_container(read, value, out.exposed_ports);
 
   if (auto marker = value.find(grants_marker); marker != value.end() && marker->is_array())
     for (const auto& path : *marker)
@@ -156,6 +176,18 @@ result<session_state> parse_state(const json& value) {
   return std::move(*out);
 }
 
+result<void> check_rebound(const session_state& x) {
+  if (!x.redacted_host_path_grants.empty())
+    return unexpected(make_error(errc::invalid_state, op::resume,
+                                 "the state's host path grants must be bound again by trusted code")
+                        .with("paths", x.redacted_host_path_grants));
+  if (x.mount_authority_redacted)
+    return unexpected(make_error(errc::invalid_state, op::resume,
+                                 "the credentials of the state's mounts must be bound again by "
+                                 "trusted code"));
+  return {};
+}
+
 json dump_state(const session_state& x) {
   auto stored = x.manifest;
   auto redacted = x.redacted_host_path_grants;
@@ -163,6 +195,11 @@ json dump_state(const session_state& x) {
   sort_unique(redacted);
   const bool mounts_redacted = redact_mounts(stored) || x.mount_authority_redacted;
 
+  if (mounts_redacted && x.container && !x.container->container_id.empty()) {
+    auto nameless = x;
+    forget_container(nameless);
+    return dump_state(nameless);
+  }
   auto out = json::object();
   out["type"] = to_string(x.type);
   out["session_id"] = x.session_id;
@@ -174,6 +211,12 @@ json dump_state(const session_state& x) {
   out["workspace_root_ready"] = x.workspace_root_ready;
   if (owns_root(x.type))
     out["workspace_root_owned"] = x.workspace_root_owned;
+  if (x.container) {
+    out["image"] = x.container->image;
+    out["container_id"] = x.container->container_id;
+    out["network_mode"] = or_null(x.container->network_mode);
+    out["labels"] = json(x.container->labels);
+  }
   if (!redacted.empty())
     out[grants_marker] = redacted;
   if (mounts_redacted)

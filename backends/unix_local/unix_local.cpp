@@ -1,5 +1,7 @@
 #include "backends/unix_local/unix_local.hpp"
 
+#include "backends/foreign_mounts.hpp"
+
 #include "backends/process_tree.hpp"
 #include "backends/unix_local/argv.hpp"
 #include "workspace/tree.hpp"
@@ -247,7 +249,13 @@ result<void> unix_local_sandbox::remove() {
     std::lock_guard guard{mutex_};
     root_.reset();
   }
-  return workspace::remove_tree_at(config_.private_dir);
+  auto removed = workspace::remove_tree_at(config_.private_dir);
+  if (!removed && detach_helper_mounts(config_.private_dir)) // whose helper was killed
+    removed = workspace::remove_tree_at(config_.private_dir);
+  if (!config_.workspace_root.starts_with(config_.private_dir + "/"))
+    if (auto ok = detach_helper_mounts(config_.workspace_root); !ok && removed)
+      removed = std::move(ok);
+  return removed;
 }
 
 session_usage unix_local_sandbox::usage() const {

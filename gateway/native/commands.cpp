@@ -247,12 +247,14 @@ void api::exec_streamed(call c, exec_request request, bool base64) {
     c2.http->respond(std::move(answer));
     bridge_.ask<exec_result>(
       session,
-      [feed, sink](result<exec_result> x) {
-        // The sink has the end already, unless the command never got that far.
-        if (!x) {
-          feed->fail(x.error());
-          caf::anon_send_exit(sink, caf::exit_reason::kill);
-        }
+      // By way of the sink, which still has output to take that was sent before this answer.
+      [sink, id](result<exec_result> x) {
+        exec_finished end{id, {}, {}};
+        if (x)
+          end.result = std::move(*x);
+        else
+          end.failure = std::move(x.error());
+        anon_tell(sink, std::move(end));
       },
       command, sink);
   });

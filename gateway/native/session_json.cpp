@@ -187,14 +187,8 @@ result<session_spec> parse_resume_request(const json& body) {
   auto state = workspace::parse_state(*value);
   if (!state)
     return unexpected(std::move(state.error()));
-  if (!state->redacted_host_path_grants.empty())
-    return unexpected(make_error(errc::invalid_state, op::resume,
-                                 "the state's host path grants must be bound again by trusted code")
-                        .with("paths", state->redacted_host_path_grants));
-  if (state->mount_authority_redacted)
-    return unexpected(make_error(errc::invalid_state, op::resume,
-                                 "the credentials of the state's mounts must be bound again by "
-                                 "trusted code"));
+  if (auto ok = workspace::check_rebound(*state); !ok)
+    return unexpected(std::move(ok.error()));
   spec.state = std::move(*state);
   spec.id = spec.state.session_id;
   spec.resumed = true;

@@ -202,11 +202,12 @@ def _(case, want):
 # -- manifests -------------------------------------------------------------------------------------
 
 
-def entries_of(entries):
-    for path, entry in (entries or {}).items():
+def entries_of(entries, folder=""):
+    for name, entry in (entries or {}).items():
+        path = posixpath.normpath(posixpath.join(folder, name))
         yield path, entry
         if isinstance(entry, dict) and isinstance(entry.get("children"), dict):
-            yield from entries_of(entry["children"])
+            yield from entries_of(entry["children"], path)
 
 
 def refused_at_create(want, code):
@@ -235,6 +236,34 @@ def _(case, want):
 def _(case, want):
     if "ok" in want and any(not x or "=" in x or "\0" in x for x in want["ok"]["environment"]):
         return refused_at_create(want, "invalid_manifest")
+
+
+def mounts_of(case):
+    for path, entry in entries_of(case["input"].get("entries")):
+        if isinstance(entry, dict) and str(entry.get("type")).endswith("_mount"):
+            yield path, entry
+
+
+@rule("hosted-mounts", "manifest_validate")
+def _(case, want):
+    if "ok" not in want:
+        return None
+    strategies = [entry.get("mount_strategy") for _, entry in mounts_of(case)]
+    kinds = [x.get("type") for x in strategies if isinstance(x, dict)]
+    if any(kind not in ("in_container", "docker_volume") for kind in kinds):
+        return {"error": an_error("mount_config_invalid")}
+
+
+@rule("mounts-are-ephemeral", "manifest_validate")
+def _(case, want):
+    if "ok" not in want or all(entry.get("ephemeral", True) for _, entry in mounts_of(case)):
+        return None
+    root = case["input"].get("root", "/workspace").rstrip("/") + "/"
+    targets = [target for _, target in want["ok"]["mount_targets"]]
+    inside = {target[len(root) :] for target in targets if target.startswith(root)}
+    keys = {path for path, _ in mounts_of(case)}
+    skip = set(want["ok"]["persistence_skip_paths"]) | inside | keys
+    return {"ok": {**want["ok"], "persistence_skip_paths": sorted(skip)}}
 
 
 # -- paths and listings ----------------------------------------------------------------------------

@@ -170,8 +170,11 @@ answer on_state(const json& x) {
   auto parsed = parse_state(x["state"]);
   if (!parsed)
     return unexpected(parsed.error());
+  auto rebound = check_rebound(*parsed);
   return json{{"stored", dump_state(*parsed)},
-              {"path_grants_require_rebind", parsed->redacted_host_path_grants}};
+              {"path_grants_require_rebind", parsed->redacted_host_path_grants},
+              {"mount_authority_redacted", parsed->mount_authority_redacted},
+              {"resume", rebound ? json("accepted") : error_to_json(rebound.error())}};
 }
 
 // -- paths and files ------------------------------------------------------------------------------

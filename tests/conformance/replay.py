@@ -51,6 +51,8 @@ def comparable(area, expect):
                 "stored": json.dumps(ok["stored"]),
                 "stable": ok["stable"],
                 "path_grants_require_rebind": sorted(ok["path_grants_require_rebind"]),
+                "mount_authority_redacted": ok["mount_authority_redacted"],
+                "resume": ok["resume"],
             }
         }
     if area == "lifecycle":

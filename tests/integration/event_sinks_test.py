@@ -90,6 +90,18 @@ class EventSinks(unittest.TestCase):
         status, answer = server.json("GET", at + "/ls?path=.")
         self.assertEqual({os.path.basename(x["path"]) for x in answer["items"]}, {"f", "yes"}, answer)
 
+    def test_a_finish_that_a_sink_refuses_ends_a_stream_with_the_error(self):
+        server, at, _ = self.session({}, lambda x: (x["op"], x["phase"]) == ("exec", "finish"))
+        status, headers, text = server.raw(
+            "POST",
+            at + "/exec",
+            json.dumps({"command": "echo out"}),
+            {"Accept": "text/event-stream"},
+        )
+        self.assertEqual((status, headers["Content-Type"]), (200, "text/event-stream"), text)
+        names = [x.split(b"\n")[0] for x in text.split(b"\n\n") if x]
+        self.assertEqual(names, [b"event: stdout", b"event: error"], text)
+
     def test_an_answer_comes_after_the_sinks_that_are_waited_for(self):
         server, at, collector = self.session(
             {"policy": {"include_exec_output": True, "max_stdout_chars": 3}}

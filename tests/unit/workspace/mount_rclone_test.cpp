@@ -125,7 +125,8 @@ BOOST_AUTO_TEST_CASE(fuse_is_one_command_and_its_configuration_is_left_out_of_sn
   BOOST_TEST(joined(x.detach[0])
              == "sh | -lc | fusermount3 -u '/workspace/my data' || umount '/workspace/my data'");
   BOOST_TEST(joined(x.detach[1])
-             == "sh | -lc | pkill -f -- 'rclone (mount|serve nfs) r 1:' >/dev/null 2>&1 || true");
+             == "sh | -lc | pkill -f -- 'rclone (mount|serve nfs) r 1:.*" + x.folder
+                  + "/' >/dev/null 2>&1 || true");
 }
 
 BOOST_AUTO_TEST_CASE(nfs_is_a_server_and_a_client) {

@@ -212,21 +212,36 @@ BOOST_AUTO_TEST_CASE(many_mounts_and_files_are_checked_in_one_pass) {
 
 BOOST_AUTO_TEST_CASE(a_missing_tool_is_found_before_anything_is_made) {
   test_folder t;
-  auto x = one("s3_mount", s3 + pattern(R"("type": "mountpoint")"));
   mount_support support{backend_kind::unix_local, true, "/nonexistent::" + t.root};
+  auto x = one("s3_mount", s3 + pattern(R"("type": "mountpoint")"));
   auto failure = check_mounts_supported(x, support).error();
   BOOST_TEST(message(unexpected(failure))
              == "mount_missing_tool: required mount tool missing: mount-s3");
   BOOST_TEST(failure.context == R"({"tool":"mount-s3","type":"s3_mount"})");
 
   write_file(t.in_root("mount-s3"), "#!/bin/sh\n");
-  BOOST_TEST(!check_mounts_supported(x, support));
-  BOOST_REQUIRE(::chmod(t.in_root("mount-s3").c_str(), 0755) == 0);
+  BOOST_TEST((check_mounts_supported(x, support).error().code == errc::mount_missing_tool));
+}
+
+BOOST_AUTO_TEST_CASE(only_rclone_is_run_where_the_backend_can_and_below_the_root) {
+  test_folder t;
+  const std::string unsupported = "mount_config_invalid: in-container mounts are not supported by "
+                                  "this sandbox backend";
+  mount_support support{backend_kind::unix_local, true, t.root};
+  for (auto* tool : {"rclone", "mount-s3"}) {
+    write_file(t.in_root(tool), "#!/bin/sh\n");
+    BOOST_REQUIRE(::chmod(t.in_root(tool).c_str(), 0755) == 0);
+  }
+  auto x = one("s3_mount", s3 + by_rclone);
   BOOST_TEST(message(check_mounts_supported(x, support)) == "ok");
-  support.runs_helpers = false;
-  BOOST_TEST(message(check_mounts_supported(x, support))
-             == "mount_config_invalid: in-container mounts are not supported by this sandbox "
-                "backend");
+  BOOST_TEST(message(check_mounts_supported(
+               one("s3_mount", s3 + R"("mount_path": "/elsewhere", )" + by_rclone), support))
+             == "mount_config_invalid: this sandbox backend mounts below the workspace root only");
+  BOOST_TEST(message(check_mounts_supported(
+               one("s3_mount", s3 + pattern(R"("type": "mountpoint")")), support))
+             == unsupported);
+  support.runs_rclone = false;
+  BOOST_TEST(message(check_mounts_supported(x, support)) == unsupported);
 }
 
 BOOST_AUTO_TEST_CASE(what_may_not_be_is_refused_before_tools_are_looked_for) {

@@ -123,6 +123,37 @@ BOOST_AUTO_TEST_CASE(a_docker_state_needs_its_container) {
   BOOST_TEST(!parse_state(x));
 }
 
+BOOST_AUTO_TEST_CASE(a_docker_state_keeps_its_container) {
+  auto x = with("type", "\"docker\"");
+  x["image"] = "debian";
+  x["container_id"] = "c";
+  x["network_mode"] = "none";
+  x["labels"] = json{{"team", "a"}};
+  auto stored = dump_state(parse_state(x).value());
+  for (auto* key : {"image", "container_id", "network_mode", "labels"})
+    BOOST_TEST(stored[key] == x[key]);
+  x["labels"] = json{{"team", 5}};
+  BOOST_TEST(!parse_state(x));
+}
+
+BOOST_AUTO_TEST_CASE(a_docker_state_whose_mounts_lost_their_credentials_names_no_container) {
+  auto x = with("type", "\"docker\"");
+  x["image"] = "debian";
+  x["container_id"] = "c";
+  x["workspace_root_ready"] = true;
+  x["manifest"] = parse_json(R"({"root": "/w", "entries": {"m": {"type": "s3_mount", "bucket": "b",
+    "access_key_id": "a", "secret_access_key": "s",
+    "mount_strategy": {"type": "docker_volume", "driver": "rclone"}}}})")
+                    .value();
+  auto parsed = parse_state(x).value();
+  BOOST_TEST(!check_rebound(parsed));
+  auto stored = dump_state(parsed);
+  BOOST_TEST(stored["container_id"] == "");
+  BOOST_TEST(stored["workspace_root_ready"] == false);
+  BOOST_TEST(stored["session_id"] != x["session_id"]);
+  BOOST_TEST(dump_state(parse_state(stored).value()) == stored);
+}
+
 BOOST_AUTO_TEST_CASE(one_generic_error_echoes_nothing) {
   for (const auto& x : {with("type", "\"secret\""), json::array(), json(nullptr),
                         with("manifest", R"({"root": 1, "secret": "secret"})")}) {
