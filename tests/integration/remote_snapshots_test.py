@@ -5,7 +5,7 @@ import json
 import os
 import unittest
 
-from s3_server import BUCKET, Proxy, S3Server
+from s3_proxy import BUCKET, Objects, Proxy
 from troupe_server import Server, ServerTest
 
 SECRET = "S3RVER"  # what s3rver knows
@@ -30,7 +30,7 @@ def store(port, **more):
 class RemoteSnapshots(ServerTest):
     @classmethod
     def setUpClass(cls):
-        cls.s3 = S3Server()
+        cls.s3 = Objects()
         cls.proxy = Proxy(cls.s3.port)
         cls.config = {
             "snapshot_stores": {
