@@ -162,8 +162,8 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
-  place held{*this, x.ref.id};
-  auto mine = co_await held.one_at_a_time().acquire();
+  place here{*this, x.ref.id};
+  auto mine = co_await here.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
   auto work = [&repository = shared_.snapshots, x, source = shared_.layers,
                stop = stop_.get_token()]() -> result<layers_held> {
