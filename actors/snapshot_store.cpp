@@ -179,8 +179,8 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
-  place held{*this, x.ref.id};
-  auto mine = co_await held.one_at_a_time().acquire();
+  place here{*this, x.ref.id};
+  auto mine = co_await here.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
   if (!fetched)
     co_return unexpected(std::move(fetched.error()));

@@ -14,6 +14,7 @@
 #include <climits>
 #include <cstdio>
 #include <cstring>
+#include <set>
 #include <utility>
 
 namespace troupe::backends::isolated {
@@ -63,7 +64,12 @@ result<unique_fd> mount_overlay(const overlay_plan& plan, int user_ns) {
     return ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0;
   };
   std::vector<unique_fd> layers;
+  std::set<std::string> laid;
   for (auto i = plan.folders.rbegin(); i != plan.folders.rend(); ++i) {
+    // What changes there and back makes the same layer twice, which no overlay takes. Whatever the
+    // older one says, the newer says over all between them.
+    if (!laid.insert(*i).second)
+      continue;
     auto layer = mapped_layer(*i, user_ns);
     if (!layer)
       return layer;

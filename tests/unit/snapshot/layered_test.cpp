@@ -293,11 +293,11 @@ BOOST_AUTO_TEST_CASE(held_layers_outlive_their_snapshot_unseen) {
   auto hidden = local_ref(store, **held);
   auto digests = repo->layers(ref);
   BOOST_REQUIRE(digests);
-  BOOST_TEST(repo->list(store).size() == 1U);
+  BOOST_TEST(repo->list(store).value().size() == 1U);
   BOOST_REQUIRE(repo->remove(ref).has_value());
   repo->sweep(store);
-  BOOST_TEST(repo->list(store).empty());
-  BOOST_TEST((repo->layers(hidden) == digests));
+  BOOST_TEST(repo->list(store).value().empty());
+  BOOST_TEST((repo->layers(hidden).value() == *digests));
   repo->release_others(store, {**held});
   BOOST_TEST(repo->verify(hidden, {}).has_value());
   repo->release_others(store, {});
