@@ -81,8 +81,10 @@ result<unique_fd> mount_overlay(const overlay_plan& plan, int user_ns) {
     if (!set(key, *value))
       return unexpected{no_layers(*value, errno)};
   // Off, whatever the module's defaults: what they note down would not be in a snapshot.
-  for (auto key : {"redirect_dir", "metacopy", "index", "xino"})
-    if (!set(key, "off"))
+  // With `off`, redirections that a layer brings along would be followed.
+  for (auto [key, value] : {std::pair{"redirect_dir", "nofollow"}, std::pair{"metacopy", "off"},
+                            std::pair{"index", "off"}, std::pair{"xino", "off"}})
+    if (!set(key, value))
       return unexpected{no_layers(key, errno)};
   // Otherwise the end of each sandbox waits until all that anybody wrote is on the disk.
   if (::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "volatile", nullptr, 0) != 0
