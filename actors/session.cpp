@@ -45,8 +45,8 @@ bool copies_from_host(const entry& x) {
                      [](const named_entry& y) { return copies_from_host(y.entry); });
 }
 
-/// Whether a session has a workspace, in whatever form. One with a limit of its space, or on layers,
-/// may not be mounted yet.
+/// Whether a session has a workspace, in whatever form. One with a limit of its space, or on
+/// layers, may not be mounted yet.
 result<bool> workspace_exists(const node_config& config, const session_spec& spec) {
   struct stat info {};
   auto folder = session_dir(config, spec.id);
@@ -510,27 +510,19 @@ co<result<void>> session_impl::persist() {
                    .with("reason", "workspace_root_not_found");
     co_return unexpected(wrap_stop_error(std::move(cause), root_path));
   }
-  auto opened = co_await ensure_open();
-  if (!opened)
-    co_return unexpected(wrap_stop_error(std::move(opened.error()), root_path));
-  persist_snapshot request;
-  request.ref = stored_snapshot();
-  request.session_id = record_.spec.id;
-  request.tenant = record_.spec.tenant;
-  request.root = root_;
-  request.layers = layers_;
-  request.skip = persist_skip();
-  request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
-  request.base = record_.live.base_snapshot;
+  auto request = co_await persist_request_for(stored_snapshot());
+  if (!request)
+    co_return unexpected(wrap_stop_error(std::move(request.error()), root_path));
+  request->settle = false; // nothing is promised of what is written while it stops
   actor_inbox inbox{self_};
-  request.report = [this, inbox](uint64_t files, uint64_t bytes) {
+  request->report = [this, inbox](uint64_t files, uint64_t bytes) {
     inbox.post([this, files, bytes] {
       progress(op::snapshot_persist,
                "{\"files\":" + std::to_string(files) + ",\"bytes\":" + std::to_string(bytes) + "}");
     });
   };
   auto written
-    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(request));
+    = co_await ask<snapshot_outcome>(self_, shared_.directory.snapshots(), std::move(*request));
   if (!written)
     co_return unexpected(wrap_stop_error(std::move(written.error()), root_path));
   auto& live = record_.live;
