@@ -4,6 +4,7 @@
 #include "actors/registry_db.hpp"
 #include "actors/sinks/append.hpp"
 #include "backends/isolated/overlay.hpp"
+#include "backends/isolated/sandbox_maker.hpp"
 #include "messages/ids.hpp"
 #include "messages/interfaces.hpp"
 #include "workspace/manifest_json.hpp"
@@ -104,8 +105,10 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     return unexpected(std::move(records.error()));
   std::set<std::string> adoptable;
   for (const auto& record : *records)
-    if (record.spec.state.type == backend_kind::isolated)
+    if (record.spec.state.type == backend_kind::isolated) {
       adoptable.insert(record.spec.id);
+      adoptable.insert(backends::isolated::life_name(session_dir(config, record.spec.id)));
+    }
   host->runtime_ = std::make_unique<backends::runtime>(backends::runtime::options{
     .instance = instance, .isolated = config.isolated, .adoptable = std::move(adoptable)});
   if (auto swept = sweep(config, *records); !swept)

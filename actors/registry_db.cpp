@@ -84,17 +84,6 @@ std::string spec_text(const session_spec& x) {
     {"concurrency",
      {{"manifest_entries", optional_number(x.concurrency.manifest_entries)},
       {"local_dir_files", optional_number(x.concurrency.local_dir_files)}}},
-    {"limits",
-     {{"exec_timeout_ms", optional_number(x.limits.exec_timeout_ms)},
-      {"output_bytes", optional_number(x.limits.output_bytes)},
-      {"memory_bytes", optional_number(x.limits.memory_bytes)},
-      {"pids", optional_number(x.limits.pids)},
-      {"cpu_millis", optional_number(x.limits.cpu_millis)},
-      {"disk_bytes", optional_number(x.limits.disk_bytes)},
-      {"disk_inodes", optional_number(x.limits.disk_inodes)},
-      {"open_files", optional_number(x.limits.open_files)}}},
-    {"network", to_string(x.network)},
-    {"network_allow", x.network_allow},
     {"archives", workspace::dump_archive_limits(x.archives)},
     {"on_conflict", to_string(x.on_conflict)},
     {"idle_timeout_ms", optional_number(x.idle_timeout_ms)},
@@ -150,17 +139,6 @@ result<session_record> record_of(const session_row& row) {
   const auto& concurrency = (*spec)["concurrency"];
   take(concurrency, "manifest_entries", out.spec.concurrency.manifest_entries);
   take(concurrency, "local_dir_files", out.spec.concurrency.local_dir_files);
-  const auto& limits = (*spec)["limits"];
-  take(limits, "exec_timeout_ms", out.spec.limits.exec_timeout_ms);
-  take(limits, "output_bytes", out.spec.limits.output_bytes);
-  take(limits, "memory_bytes", out.spec.limits.memory_bytes);
-  take(limits, "pids", out.spec.limits.pids);
-  take(limits, "cpu_millis", out.spec.limits.cpu_millis);
-  take(limits, "disk_bytes", out.spec.limits.disk_bytes);
-  take(limits, "disk_inodes", out.spec.limits.disk_inodes);
-  take(limits, "open_files", out.spec.limits.open_files);
-  out.spec.network = network_from_string(spec->value("network", "")).value_or(network_mode::none);
-  take(*spec, "network_allow", out.spec.network_allow);
   if (auto i = spec->find("archives"); i != spec->end())
     if (auto archives = workspace::parse_archive_limits(*i))
       out.spec.archives = *archives;

@@ -52,7 +52,7 @@ result<bool> workspace_exists(const node_config& config, const session_spec& spe
   auto folder = session_dir(config, spec.id);
   if (spec.state.type == backend_kind::isolated && backends::isolated::layers_below(folder))
     return true;
-  if (spec.limits.disk_bytes && ::stat((folder + "/disk.img").c_str(), &info) == 0)
+  if (spec.state.limits.disk_bytes && ::stat((folder + "/disk.img").c_str(), &info) == 0)
     return true;
   return ::stat(workspace_dir(config, spec).c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
@@ -248,7 +248,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
 
   // What there is nothing to compare with is restored as it is opened, unless that makes the file
   // system to restore it to.
-  if (*root_there || !restorable || !is_isolated() || record_.spec.limits.disk_bytes) {
+  if (*root_there || !restorable || !is_isolated() || record_.spec.state.limits.disk_bytes) {
     auto opened = co_await ensure_open();
     if (opened)
       opened = co_await detach_mounts();

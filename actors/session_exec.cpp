@@ -88,7 +88,7 @@ co<result<exec_result>> session_impl::exec(exec_call call, std::optional<exec_si
   auto valid = check_command(call.request);
   if (!valid)
     co_return unexpected(std::move(valid.error()));
-  const auto& limits = record_.spec.limits;
+  const auto& limits = record_.spec.state.limits;
   if (!call.request.timeout && limits.exec_timeout_ms)
     call.request.timeout = std::chrono::milliseconds{*limits.exec_timeout_ms};
   if (call.request.output_limit == 0)

@@ -5,6 +5,7 @@
 #include "workspace/manifest_json.hpp"
 #include "workspace/manifest_plan.hpp"
 #include "workspace/mount_security.hpp"
+#include "workspace/session_limits_json.hpp"
 #include "workspace/tree.hpp"
 
 #include <algorithm>
@@ -26,6 +27,27 @@ std::chrono::milliseconds with_jitter(std::chrono::milliseconds base) {
   thread_local std::minstd_rand generator{std::random_device{}()};
   std::uniform_int_distribution<int64_t> part{base.count() / 2, base.count()};
   return std::chrono::milliseconds{part(generator)};
+}
+
+/// What the operator lets an isolated session have: less than it may be asked for, more not.
+result<void> apply_caps(const session_limits& caps, session_state& state) {
+  if (state.type != backend_kind::isolated)
+    return {};
+  for (const auto& field : workspace::limit_fields) {
+    const auto& cap = caps.*field.value;
+    auto& asked = state.limits.*field.value;
+    if (!cap)
+      continue;
+    if (asked && *asked > *cap)
+      return unexpected(
+        make_error(errc::sandbox_config_invalid, op::create,
+                   "the operator allows less of `limits." + std::string{field.name} + "`")
+          .with("field", "limits." + std::string{field.name})
+          .with("asked", *asked)
+          .with("allowed", *cap));
+    asked = asked.value_or(*cap);
+  }
+  return {};
 }
 
 } // namespace
@@ -358,9 +380,11 @@ result<void> supervisor_state::complete(session_spec& spec) const {
       !policy)
     return unexpected(std::move(policy.error()));
   if (auto valid
-      = backends::egress::parse_rules(spec.network_allow, shared_.config.isolated.egress_names);
+      = backends::egress::parse_rules(state.network_allow, shared_.config.isolated.egress_names);
       !valid)
     return unexpected(std::move(valid.error()));
+  if (auto valid = apply_caps(shared_.config.isolated.max_limits, state); !valid)
+    return valid;
   // Restoring replaces the root with all in it.
   if (workspace::normalize_absolute(state.manifest.root) == "/")
     return unexpected(make_error(errc::sandbox_config_invalid, op::create,
@@ -390,9 +414,9 @@ supervisor_state::make_child(const session_spec& spec) const {
   made->sandbox.private_dir = session_dir(shared_.config, spec.id);
   made->sandbox.workspace_root = workspace_dir(shared_.config, spec);
   made->sandbox.inside_root = spec.state.manifest.root;
-  made->sandbox.limits = spec.limits;
-  made->sandbox.network = spec.network;
-  made->sandbox.network_allow = spec.network_allow;
+  made->sandbox.limits = spec.state.limits;
+  made->sandbox.network = spec.state.network;
+  made->sandbox.network_allow = spec.state.network_allow;
   made->sandbox.users = spec.state.manifest.users;
   made->sandbox.groups = spec.state.manifest.groups;
   made->sandbox.root_owned = spec.state.workspace_root_owned;

@@ -1,6 +1,7 @@
 #include "backends/runtime.hpp"
 
 #include "backends/isolated/isolated.hpp"
+#include "backends/isolated/warm_pool.hpp"
 #include "backends/unix_local/unix_local.hpp"
 
 #include <signal.h>
@@ -19,10 +20,11 @@ namespace {
 /// How long an ended orphan may hold its pid.
 constexpr std::chrono::seconds reap_interval{1};
 
-/// Of a group whose name begins with a session's id.
+/// Of a group whose name begins with a session's id, or is named itself.
 bool is_adoptable(const std::set<std::string>& sessions, const std::string& name) {
   constexpr size_t id_size = 36;
-  return name.size() > id_size && sessions.contains(name.substr(0, id_size));
+  return sessions.contains(name)
+         || (name.size() > id_size && sessions.contains(name.substr(0, id_size)));
 }
 
 isolated_options for_sandboxes(const runtime::options& opts) {
@@ -55,10 +57,15 @@ runtime::runtime(options opts)
     isolated::limit_groups::sweep("troupe-" + opts.instance + "-", [&](const std::string& name) {
       return is_adoptable(opts.adoptable, name);
     });
+  if (!opts.isolated.dir.empty() && !opts.isolated.warm.empty()) {
+    warm_ = std::make_unique<isolated::warm_pool>(cgroups_, *isolated_);
+    isolated_->warm = warm_.get();
+  }
   reactor_.post([this] { reap_regularly(); });
 }
 
 runtime::~runtime() {
+  warm_.reset();
   // What these run last still posts to the reactor.
   kills_.stop();
   spawner_.stop();

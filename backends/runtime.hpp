@@ -17,7 +17,8 @@ namespace troupe::backends {
 
 namespace isolated {
 struct shared_parts;
-}
+class warm_pool;
+} // namespace isolated
 
 /// What every sandbox of a process shares: the reactor, the spawners and the cgroup tree.
 /// Made once, before the first thread starts a process; outlives every sandbox.
@@ -35,8 +36,9 @@ public:
     /// Whether to use cgroups where the machine has them.
     bool cgroups = true;
     isolated_options isolated;
-    /// Sessions whose sandboxes an earlier process of this name may have left alive, for this one
-    /// to take over when they are opened. What else it left is swept.
+    /// Sessions, and names of their groups (`isolated::life_name`), whose sandboxes an earlier
+    /// process of this name may have left alive, for this one to take over when they are opened.
+    /// What else it left is swept.
     std::set<std::string> adoptable;
   };
 
@@ -62,6 +64,7 @@ private:
 
   cgroup_tree cgroups_;
   std::unique_ptr<isolated::shared_parts> isolated_;
+  std::unique_ptr<isolated::warm_pool> warm_; ///< null: none are made in advance
   session_ledger sessions_;
   thread_pool kills_;
   spawner spawner_;

@@ -5,6 +5,7 @@
 #include "cli/event_sinks.hpp"
 #include "cli/snapshot_config.hpp"
 #include "gateway/native/object_reader.hpp"
+#include "gateway/native/session_json.hpp"
 #include "messages/ids.hpp"
 #include "messages/json.hpp"
 #include "workspace/tree.hpp"
@@ -116,6 +117,22 @@ result<void> parse_listen(const std::string& text, serve_config& out) {
   return {};
 }
 
+/// A number of sandboxes with the usual workspace, or of such by the place of the workspace.
+void read_warm_pool(gateway::object_reader& in, const json& value,
+                    std::map<std::string, uint32_t>& out) {
+  constexpr uint32_t most = 1000;
+  auto add = [&](const std::string& root, const json& size) {
+    if (!size.is_number_integer() || size < 0 || size > most || root.empty() || root[0] != '/')
+      in.fail("warm_pool", "a number to 1000, or such by the place of the workspace");
+    else if (size > 0)
+      out[root] = size.get<uint32_t>();
+  };
+  if (!value.is_object())
+    return add(manifest{}.root, value);
+  for (const auto& [root, size] : value.items())
+    add(root, size);
+}
+
 result<void> read_config(const std::string& path, serve_config& out) {
   auto text = read_text_file(path);
   if (!text)
@@ -156,6 +173,13 @@ result<void> read_config(const std::string& path, serve_config& out) {
     to.default_open_files = one.integer("open_files", 16, 1 << 20).value_or(to.default_open_files);
     to.tmp_bytes = one.integer("tmp_bytes", 4096, int64_t{1} << 50).value_or(to.tmp_bytes);
     to.tmp_inodes = one.integer("tmp_inodes", 16, int64_t{1} << 40).value_or(to.tmp_inodes);
+    if (auto* limits = one.any("max_limits"))
+      if (auto ok = gateway::read_limits(*limits, backend_kind::isolated, to.max_limits,
+                                         "isolated.max_limits");
+          !ok)
+        return ok;
+    if (auto* warm = one.any("warm_pool"))
+      read_warm_pool(one, *warm, to.warm);
     if (auto disk = one.text("disk")) {
       if (*disk != "none" && *disk != "image")
         one.fail("disk", "\"none\" or \"image\"");

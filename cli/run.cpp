@@ -5,6 +5,7 @@
 #include "messages/event_json.hpp"
 #include "messages/ids.hpp"
 #include "workspace/manifest_json.hpp"
+#include "workspace/session_limits_json.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -95,6 +96,15 @@ result<session_spec> make_spec(const run_options& options) {
     if (!kind)
       return unexpected(make_error(errc::backend_unavailable, op::create,
                                    "unknown backend `" + options.backend + "`"));
+    if (*kind != backend_kind::isolated && spec.state.type == backend_kind::isolated) {
+      auto held
+        = workspace::parse_session_limits(workspace::dump_session_limits(spec.state.limits), *kind);
+      if (!held || spec.state.network != network_mode::none)
+        return unexpected(make_error(errc::sandbox_config_invalid, op::resume,
+                                     "the state has limits or a network that only the backend "
+                                     "`isolated` can hold")
+                            .with("backend", options.backend));
+    }
     spec.state.type = *kind;
   }
   if (!options.snapshot_dir.empty()) {

@@ -48,6 +48,18 @@ struct docker_container {
   std::map<std::string, std::string> labels;
 };
 
+/// What a session may use. nullopt: the server's default, or no limit.
+struct session_limits {
+  std::optional<int64_t> exec_timeout_ms;
+  std::optional<int64_t> output_bytes; ///< kept of each stream of a buffered exec
+  std::optional<int64_t> memory_bytes;
+  std::optional<int64_t> pids;
+  std::optional<int64_t> cpu_millis; ///< thousandths of a processor
+  std::optional<int64_t> disk_bytes;
+  std::optional<int64_t> disk_inodes;
+  std::optional<int64_t> open_files; ///< of one process
+};
+
 /// The serialisable record that a session can be resumed from, on any server that reaches its
 /// snapshot.
 struct session_state {
@@ -56,6 +68,9 @@ struct session_state {
   snapshot_ref snapshot;
   troupe::manifest manifest;
   std::vector<int32_t> exposed_ports;
+  session_limits limits;
+  network_mode network = network_mode::none; ///< isolated only
+  std::vector<std::string> network_allow;    ///< of `allow`: "host:port"
   std::optional<std::string> snapshot_fingerprint;
   std::optional<std::string> snapshot_fingerprint_version;
   bool workspace_root_ready = false;
@@ -73,18 +88,6 @@ struct concurrency_limits {
   std::optional<int32_t> local_dir_files = 4;
 };
 
-/// What a session may use. nullopt: the server's default, or no limit.
-struct session_limits {
-  std::optional<int64_t> exec_timeout_ms;
-  std::optional<int64_t> output_bytes; ///< kept of each stream of a buffered exec
-  std::optional<int64_t> memory_bytes;
-  std::optional<int64_t> pids;
-  std::optional<int64_t> cpu_millis; ///< thousandths of a processor
-  std::optional<int64_t> disk_bytes;
-  std::optional<int64_t> disk_inodes;
-  std::optional<int64_t> open_files; ///< of one process
-};
-
 /// What an uploaded archive may cost, counted on real bytes; nullopt: no limit.
 struct archive_limits {
   std::optional<int64_t> max_input_bytes = int64_t{1} << 30; ///< as it comes in
@@ -98,9 +101,6 @@ struct session_spec {
   std::string tenant = "default";
   session_state state;
   concurrency_limits concurrency;
-  session_limits limits;
-  network_mode network = network_mode::none;
-  std::vector<std::string> network_allow; ///< of `allow`: "host:port"
   archive_limits archives;
   workspace_conflict on_conflict = workspace_conflict::snapshot_wins;
   std::map<std::string, std::string> labels;
@@ -165,10 +165,20 @@ auto inspect(Inspector& f, docker_container& x) {
 }
 
 template <class Inspector>
+auto inspect(Inspector& f, session_limits& x) {
+  return inspect_object(f, x, field("exec_timeout_ms", x.exec_timeout_ms),
+                        field("output_bytes", x.output_bytes),
+                        field("memory_bytes", x.memory_bytes), field("pids", x.pids),
+                        field("cpu_millis", x.cpu_millis), field("disk_bytes", x.disk_bytes),
+                        field("disk_inodes", x.disk_inodes), field("open_files", x.open_files));
+}
+
+template <class Inspector>
 auto inspect(Inspector& f, session_state& x) {
   return inspect_object(
     f, x, field("type", x.type), field("session_id", x.session_id), field("snapshot", x.snapshot),
     field("manifest", x.manifest), field("exposed_ports", x.exposed_ports),
+    field("limits", x.limits), field("network", x.network), field("network_allow", x.network_allow),
     field("snapshot_fingerprint", x.snapshot_fingerprint),
     field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
     field("workspace_root_ready", x.workspace_root_ready),
@@ -184,15 +194,6 @@ auto inspect(Inspector& f, concurrency_limits& x) {
 }
 
 template <class Inspector>
-auto inspect(Inspector& f, session_limits& x) {
-  return inspect_object(f, x, field("exec_timeout_ms", x.exec_timeout_ms),
-                        field("output_bytes", x.output_bytes),
-                        field("memory_bytes", x.memory_bytes), field("pids", x.pids),
-                        field("cpu_millis", x.cpu_millis), field("disk_bytes", x.disk_bytes),
-                        field("disk_inodes", x.disk_inodes), field("open_files", x.open_files));
-}
-
-template <class Inspector>
 auto inspect(Inspector& f, archive_limits& x) {
   return inspect_object(f, x, field("max_input_bytes", x.max_input_bytes),
                         field("max_extracted_bytes", x.max_extracted_bytes),
@@ -202,10 +203,9 @@ auto inspect(Inspector& f, archive_limits& x) {
 template <class Inspector>
 auto inspect(Inspector& f, session_spec& x) {
   return inspect_object(f, x, field("id", x.id), field("tenant", x.tenant), field("state", x.state),
-                        field("concurrency", x.concurrency), field("limits", x.limits),
-                        field("network", x.network), field("network_allow", x.network_allow),
-                        field("archives", x.archives), field("on_conflict", x.on_conflict),
-                        field("labels", x.labels), field("idle_timeout_ms", x.idle_timeout_ms),
+                        field("concurrency", x.concurrency), field("archives", x.archives),
+                        field("on_conflict", x.on_conflict), field("labels", x.labels),
+                        field("idle_timeout_ms", x.idle_timeout_ms),
                         field("max_lifetime_ms", x.max_lifetime_ms), field("start", x.start),
                         field("resumed", x.resumed));
 }

@@ -4,6 +4,7 @@
 #include "workspace/mount_json.hpp"
 #include "workspace/mount_security.hpp"
 #include "workspace/mount_targets.hpp"
+#include "workspace/session_limits_json.hpp"
 
 #include <boost/uuid/name_generator_sha1.hpp>
 #include <boost/uuid/uuid_io.hpp>
@@ -69,6 +70,37 @@ void take_out_host_grants(manifest& x, std::vector<std::string>& names) {
 void sort_unique(std::vector<std::string>& names) {
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
+}
+
+/// Two members of ours, written only when they say something: what a sandbox of this project may
+/// use, and what it sees of networks.
+bool read_walls(const json& value, session_state& out) {
+  if (auto i = value.find("limits"); i != value.end()) {
+    auto limits = parse_session_limits(*i, out.type);
+    if (!limits)
+      return false;
+    out.limits = *limits;
+  }
+  auto i = value.find("network");
+  if (i == value.end() || i->is_null())
+    return true;
+  if (out.type != backend_kind::isolated)
+    return *i == to_string(network_mode::host);
+  if (i->is_string()) {
+    auto mode = network_from_string(i->get<std::string>());
+    out.network = mode.value_or(network_mode::none);
+    return mode && *mode != network_mode::allow;
+  }
+  auto names = i->is_object() ? i->find("allow") : i->end();
+  if (!i->is_object() || names == i->end() || !names->is_array())
+    return false;
+  for (const auto& name : *names) {
+    if (!name.is_string())
+      return false;
+    out.network_allow.push_back(name.get<std::string>());
+  }
+  out.network = network_mode::allow;
+  return true;
 }
 
 docker_container read_container(json_reader& read, const json& value,
@@ -141,6 +173,8 @@ std::optional<session_state> read_state(const json& value) {
 
   if (auto* ports = read.member(value, top, "exposed_ports", json_reader::need::optional))
     read_ports(read, *ports, top, out.exposed_ports);
+  if (!read_walls(value, out))
+    return std::nullopt;
   read.text(value, top, "snapshot_fingerprint", out.snapshot_fingerprint);
   read.text(value, top, "snapshot_fingerprint_version", out.snapshot_fingerprint_version);
   read.boolean(value, top, "workspace_root_ready", out.workspace_root_ready);
@@ -217,6 +251,12 @@ json dump_state(const session_state& x) {
     out["network_mode"] = or_null(x.container->network_mode);
     out["labels"] = json(x.container->labels);
   }
+  if (auto limits = dump_session_limits(x.limits); !limits.empty())
+    out["limits"] = std::move(limits);
+  if (x.network == network_mode::allow)
+    out["network"] = {{"allow", x.network_allow}};
+  else if (x.network != network_mode::none)
+    out["network"] = to_string(x.network);
   if (!redacted.empty())
     out[grants_marker] = redacted;
   if (mounts_redacted)

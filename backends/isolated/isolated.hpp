@@ -2,54 +2,20 @@
 
 #include "backends/backend.hpp"
 #include "backends/cgroups.hpp"
-#include "backends/egress/proxy.hpp"
+#include "backends/isolated/accounts.hpp"
 #include "backends/isolated/disk_image.hpp"
-#include "backends/isolated/init_link.hpp"
-#include "backends/isolated/launch.hpp"
-#include "backends/isolated/limit_groups.hpp"
-#include "backends/isolated/options.hpp"
-#include "backends/isolated/root_template.hpp"
+#include "backends/isolated/life.hpp"
+#include "backends/isolated/sandbox_maker.hpp"
+#include "backends/isolated/shared_parts.hpp"
 #include "backends/runner_sandbox.hpp"
 
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
-
-namespace troupe::backends::isolated {
-
-/// What all isolated sandboxes of a process share.
-struct shared_parts {
-  shared_parts(isolated_options opts, std::string instance_name)
-    : options(std::move(opts)), instance(std::move(instance_name)),
-      templates(options.dir, options.root, options.may_adopt) {}
-
-  /// (blocks) The filter, made once.
-  result<std::string> filter();
-
-  bool waived(const std::string& name) const;
-
-  /// Why no workspace can lie on layers on this machine, as far as is known; empty: one can.
-  std::string why_no_layers() const;
-  void no_layers(const std::string& why);
-
-  /// Carries what sandboxes with an allow list send; made when first asked for.
-  egress::service& egress();
-
-  const isolated_options options;
-  const std::string instance;
-  root_templates templates;
-
-private:
-  mutable std::mutex mutex_;
-  std::string filter_;                      ///< guarded
-  std::string why_no_layers_;               ///< guarded
-  std::unique_ptr<egress::service> egress_; ///< guarded
-};
-
-} // namespace troupe::backends::isolated
 
 namespace troupe::backends {
 
@@ -87,47 +53,19 @@ public:
   std::vector<wall> walls() const override;
 
 private:
-  struct ending;
-  struct limit_watch;
+  using life = isolated::life;
 
-  /// From `open` to its end.
-  struct life {
-    std::shared_ptr<command_runner> runner;
-    std::shared_ptr<isolated::init_link> link;
-    std::shared_ptr<egress::proxy> proxy; ///< null: no allow list
-    std::shared_ptr<unique_fd> init;      ///< pidfd
-    std::shared_ptr<cgroup> group;
-    std::shared_ptr<isolated::limit_groups> limits;
-    std::shared_ptr<limit_watch> limit_hits;
-    shared_fd root;
-    std::shared_ptr<const layered_workspace> layers;
-    std::vector<wall> walls;
-    std::shared_ptr<ending> end;
-  };
-
-  /// (blocks) Makes the directories, the listening socket and the ids; then init.
+  /// (blocks) One from the pool, one that outlived an earlier server, or a new one.
   result<life> start();
-  /// (blocks) The same with an init that outlived an earlier server.
+  std::optional<life> take_warm();
   life take_over(isolated::launched_init init, std::shared_ptr<const layered_workspace> layers);
-  life assemble(isolated::launched_init init, std::shared_ptr<cgroup> group,
-                isolated::limit_groups limits, std::shared_ptr<const layered_workspace> layers);
+  life assemble(isolated::made_sandbox made, std::shared_ptr<const layered_workspace> layers);
   /// (blocks) Null: the workspace is a plain directory.
   result<std::shared_ptr<const layered_workspace>> find_layers() const;
   /// (blocks) Nothing runs any more, not even what an earlier server left.
   void end_all();
-  result<unique_fd> listen() const;
   result<void> open_disk();
-  std::string limits_name(const std::string& name) const;
-  /// (blocks) Of a life that an earlier server began and that has ended.
-  void remove_groups(const std::string& name);
-  result<void> give_root_to_its_user(const layered_workspace* layers) const;
-  result<isolated::launch_plan> plan(const layered_workspace* layers) const;
-  result<void> write_accounts(isolated::launch_plan& out) const;
-  result<void> plan_network(isolated::launch_plan& out) const;
   std::shared_ptr<egress::proxy> start_proxy(unique_fd listener) const;
-  std::vector<wall> describe(const isolated::launched_init& init,
-                             const layered_workspace* layers) const;
-  result<user_ids> ids_of(const std::optional<std::string>& user) const;
   std::vector<std::string>
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
@@ -138,17 +76,18 @@ private:
   isolated::shared_parts& parts_;
   const sandbox_config config_;
   std::map<std::string, std::string> host_environment_;
-  std::map<std::string, user_ids> accounts_; ///< by name
+  const bool mapped_; ///< it has a range of ids of its own
+  const isolated::accounts accounts_;
+  const isolated::sandbox_maker maker_;
   const isolated::disk_image disk_;
-  bool mapped_; ///< it has a range of ids of its own
 
   std::function<void(sandbox_notice)> told_; ///< null: nobody; set before `open`
 
   mutable std::mutex mutex_;
-  life life_;                      ///< guarded; empty: not open
-  uint32_t uid_base_ = 0;          ///< guarded; 0: none yet
-  std::shared_ptr<ending> ending_; ///< guarded; the last shutdown
-  std::mutex opening_;             ///< one `open` at a time
+  life life_;                                ///< guarded; empty: not open
+  uint32_t uid_base_ = 0;                    ///< guarded; 0: none yet
+  std::shared_ptr<isolated::ending> ending_; ///< guarded; the last shutdown
+  std::mutex opening_;                       ///< one `open` at a time
 };
 
 } // namespace troupe::backends

@@ -74,6 +74,18 @@ error cannot(const std::string& controller, const std::string& why) {
     .with("cause", why);
 }
 
+/// Whether the group of version 2 itself holds limits of this kind.
+bool has_controller(int unified, const std::string& controller) {
+  return unified >= 0 && ::faccessat(unified, (controller + ".max").c_str(), W_OK, 0) == 0;
+}
+
+constexpr struct {
+  const char* name;
+  std::optional<int64_t> session_limits::*limit;
+} controllers[] = {{"memory", &session_limits::memory_bytes},
+                   {"pids", &session_limits::pids},
+                   {"cpu", &session_limits::cpu_millis}};
+
 struct setting {
   const char* name;
   std::string value;
@@ -130,45 +142,51 @@ void remove_below(const std::string& directory) {
 } // namespace
 
 bool limit_groups::available(const std::string& controller, int unified) {
-  auto file = controller == "cpu" ? std::string{"cpu.max"} : controller + ".max";
-  if (unified >= 0 && ::faccessat(unified, file.c_str(), W_OK, 0) == 0)
-    return true;
   const auto& directory = cached_directory(controller);
-  return !directory.empty() && ::access(directory.c_str(), W_OK) == 0;
+  return has_controller(unified, controller)
+         || (!directory.empty() && ::access(directory.c_str(), W_OK) == 0);
 }
 
 result<limit_groups> limit_groups::make(const std::string& name, const session_limits& limits,
-                                        int unified) {
+                                        int unified, bool every_one) {
   limit_groups out;
-  for (const auto& x : wanted(limits)) {
-    if (unified >= 0 && ::faccessat(unified, x.v2.front().name, W_OK, 0) == 0) {
-      if (apply(unified, x.v2))
-        continue;
-      out.remove();
-      return unexpected{
-        cannot(x.controller, std::string{x.v2.front().name} + ": " + std::strerror(errno))};
-    }
-    const auto& parent = cached_directory(x.controller);
-    if (parent.empty()) {
-      out.remove();
-      return unexpected{
-        cannot(x.controller, "neither cgroup v2 nor v1 offers the controller here")};
-    }
+  for (const auto& controller : controllers) {
+    const auto& parent = cached_directory(controller.name);
+    if ((!every_one && !(limits.*controller.limit)) || parent.empty()
+        || has_controller(unified, controller.name))
+      continue;
     auto path = parent + "/" + name;
     if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
       auto code = errno;
       out.remove();
-      return unexpected{cannot(x.controller, path + ": " + std::strerror(code))};
+      return unexpected{cannot(controller.name, path + ": " + std::strerror(code))};
     }
-    out.v1_.push_back(path);
-    unique_fd dir{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-    if (!dir || !apply(dir.get(), x.v1)) {
-      auto code = errno;
-      out.remove();
-      return unexpected{cannot(x.controller, path + ": " + std::strerror(code))};
-    }
+    out.v1_[controller.name] = path;
+  }
+  if (auto ok = out.set(limits, unified); !ok) {
+    out.remove();
+    return unexpected{std::move(ok.error())};
   }
   return out;
+}
+
+result<void> limit_groups::set(const session_limits& limits, int unified) const {
+  for (const auto& x : wanted(limits)) {
+    if (has_controller(unified, x.controller)) {
+      if (!apply(unified, x.v2))
+        return unexpected{
+          cannot(x.controller, std::string{x.v2.front().name} + ": " + std::strerror(errno))};
+      continue;
+    }
+    auto path = v1_.find(x.controller);
+    if (path == v1_.end())
+      return unexpected{
+        cannot(x.controller, "neither cgroup v2 nor v1 offers the controller here")};
+    unique_fd dir{::open(path->second.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (!dir || !apply(dir.get(), x.v1))
+      return unexpected{cannot(x.controller, path->second + ": " + std::strerror(errno))};
+  }
+  return {};
 }
 
 limit_groups limit_groups::find(const std::string& name) {
@@ -176,19 +194,19 @@ limit_groups limit_groups::find(const std::string& name) {
   for (auto controller : {"memory", "pids", "cpu"})
     if (const auto& parent = cached_directory(controller); !parent.empty())
       if (auto path = parent + "/" + name; ::access(path.c_str(), F_OK) == 0)
-        out.v1_.push_back(path);
+        out.v1_[controller] = path;
   return out;
 }
 
 result<void> limit_groups::attach(pid_t pid) const {
-  for (const auto& path : v1_)
+  for (const auto& [controller, path] : v1_)
     if (!write_at(AT_FDCWD, path + "/cgroup.procs", std::to_string(pid)))
       return unexpected{cannot("limits", path + ": " + std::strerror(errno))};
   return {};
 }
 
 void limit_groups::add_usage(session_usage& out) const {
-  for (const auto& path : v1_) {
+  for (const auto& [controller, path] : v1_) {
     auto number = [&](const char* name) {
       return std::atoll(read_kernel_file(AT_FDCWD, path + "/" + name).c_str());
     };
@@ -206,7 +224,7 @@ limit_groups::hits limit_groups::hits_so_far(int unified) const {
       if (name == key)
         to += value;
   };
-  for (const auto& path : v1_) {
+  for (const auto& [controller, path] : v1_) {
     add(AT_FDCWD, path + "/memory.oom_control", "oom_kill", out.memory);
     add(AT_FDCWD, path + "/pids.events", "max", out.pids);
   }
@@ -218,7 +236,7 @@ limit_groups::hits limit_groups::hits_so_far(int unified) const {
 }
 
 void limit_groups::remove() {
-  for (const auto& path : v1_)
+  for (const auto& [controller, path] : v1_)
     remove_below(path);
   v1_.clear();
 }

@@ -7,8 +7,8 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <map>
 #include <string>
-#include <vector>
 
 namespace troupe::backends::isolated {
 
@@ -22,8 +22,12 @@ public:
 
   /// (blocks) Makes groups for the limits that are set. `unified`: the sandbox's own group of
   /// version 2, or -1. An error names the limit that this machine cannot hold.
+  /// `every_one`: also those that no limit asks for.
   static result<limit_groups> make(const std::string& name, const session_limits& limits,
-                                   int unified);
+                                   int unified, bool every_one = false);
+
+  /// (blocks) Sets limits of groups that were made for every controller.
+  result<void> set(const session_limits& limits, int unified) const;
 
   /// (blocks) Those that an earlier process made under this name.
   static limit_groups find(const std::string& name);
@@ -53,7 +57,7 @@ public:
   static bool available(const std::string& controller, int unified);
 
 private:
-  std::vector<std::string> v1_; ///< directories
+  std::map<std::string, std::string> v1_; ///< directories, by controller
 };
 
 } // namespace troupe::backends::isolated

@@ -1,6 +1,9 @@
 #pragma once
 
+#include "messages/session.hpp"
+
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -40,6 +43,10 @@ struct isolated_options {
   /// Unless a session says otherwise.
   int64_t default_pids = 1024;
   int64_t default_open_files = 4096;
+  /// The most that a session may ask for, and what it gets when it asks for nothing.
+  session_limits max_limits;
+  /// How many sandboxes wait to be taken, by the place of the workspace inside.
+  std::map<std::string, uint32_t> warm;
   /// Limits of disk space are held by a file system in a file; the server must have mounts of its
   /// own (see disk_image.hpp). Otherwise such limits are refused.
   bool disk_images = false;

@@ -85,6 +85,15 @@ result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const s
   return unexpected{failed("all ranges in " + taken + " are taken", errno)};
 }
 
+bool move_uid_range(const std::string& taken, uint32_t base, uint32_t first,
+                    const std::string& owner) {
+  auto link = taken + "/" + std::to_string((first - base) / ids_per_range);
+  auto beside = link + ".moving";
+  ::unlink(beside.c_str());
+  return ::symlink(owner.c_str(), beside.c_str()) == 0
+         && ::rename(beside.c_str(), link.c_str()) == 0;
+}
+
 void release_uid_range(const std::string& taken, uint32_t base, uint32_t first) {
   ::unlink((taken + "/" + std::to_string((first - base) / ids_per_range)).c_str());
 }

@@ -14,6 +14,10 @@ constexpr uint32_t ids_per_range = 65'536;
 /// range, to its owner; a link whose owner is gone is free.
 result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const std::string& owner);
 
+/// (blocks) Makes the range another directory's, which is there. False: it stays as it was.
+bool move_uid_range(const std::string& taken, uint32_t base, uint32_t first,
+                    const std::string& owner);
+
 /// (blocks) Gives it back. Its owner's files must be gone.
 void release_uid_range(const std::string& taken, uint32_t base, uint32_t first);
 

@@ -51,6 +51,17 @@ json network() {
                                  object({{"allow", list_of(text())}}, {"allow"})})}};
 }
 
+json limits() {
+  return object({{"exec_timeout_s", number()},
+                 {"output_bytes", integer()},
+                 {"cpus", number()},
+                 {"memory_bytes", integer()},
+                 {"pids", integer()},
+                 {"disk_bytes", integer()},
+                 {"disk_inodes", integer()},
+                 {"open_files", integer()}});
+}
+
 json command() {
   return {{"oneOf", json::array({text(), list_of(text())})}};
 }
@@ -67,14 +78,7 @@ const std::map<std::string, json>& bodies() {
         {"exposed_ports", list_of(integer())},
         {"concurrency_limits",
          object({{"manifest_entries", integer()}, {"local_dir_files", integer()}})},
-        {"limits", object({{"exec_timeout_s", number()},
-                           {"output_bytes", integer()},
-                           {"cpus", number()},
-                           {"memory_bytes", integer()},
-                           {"pids", integer()},
-                           {"disk_bytes", integer()},
-                           {"disk_inodes", integer()},
-                           {"open_files", integer()}})},
+        {"limits", limits()},
         {"network", network()},
         {"labels", text_map()},
         {"idle_timeout_s", number()},
@@ -259,6 +263,7 @@ json schemas() {
                           {"memory_bytes", integer()},
                           {"disk_bytes", integer()},
                           {"pids", integer()}})},
+        {"limits", limits()},
         {"network", network()},
         {"walls", list_of(object({{"name", text()}, {"enforced", boolean()}, {"note", text()}}))},
         {"warnings", list_of(text())},

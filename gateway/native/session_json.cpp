@@ -3,6 +3,7 @@
 #include "gateway/native/object_reader.hpp"
 #include "workspace/archive_limits_json.hpp"
 #include "workspace/manifest_json.hpp"
+#include "workspace/session_limits_json.hpp"
 
 namespace troupe::gateway {
 
@@ -26,8 +27,11 @@ void read_concurrency(object_reader& in, const char* key, std::optional<int32_t>
     out.reset();
 }
 
-result<void> read_limits(const json& value, backend_kind kind, session_limits& out) {
-  object_reader in{value, "limits"};
+} // namespace
+
+result<void> read_limits(const json& value, backend_kind kind, session_limits& out,
+                         const char* where) {
+  object_reader in{value, where};
   out.exec_timeout_ms = milliseconds(in.seconds("exec_timeout_s"));
   out.output_bytes = in.integer("output_bytes", 0, int64_t{1} << 40);
   if (kind == backend_kind::isolated) {
@@ -53,19 +57,21 @@ result<void> read_limits(const json& value, backend_kind kind, session_limits& o
   return in.finish();
 }
 
+namespace {
+
 result<void> read_network(const json& value, session_spec& spec) {
   bool isolated = spec.state.type == backend_kind::isolated;
   if (isolated && (value == "none" || value == "host")) {
-    spec.network = *network_from_string(value.get<std::string>());
+    spec.state.network = *network_from_string(value.get<std::string>());
     return {};
   }
   if (isolated && value.is_object()) {
     object_reader in{value, "network"};
     if (auto allow = in.texts("allow"))
-      spec.network_allow = std::move(*allow);
+      spec.state.network_allow = std::move(*allow);
     else
       in.fail("allow", "a list of \"host:port\"");
-    spec.network = network_mode::allow;
+    spec.state.network = network_mode::allow;
     return in.finish();
   }
   if (value == "host")
@@ -169,7 +175,7 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
     spec.archives = *limits;
   }
   if (auto* value = in.any("limits"))
-    if (auto ok = read_limits(*value, spec.state.type, spec.limits); !ok)
+    if (auto ok = read_limits(*value, spec.state.type, spec.state.limits); !ok)
       return unexpected(std::move(ok.error()));
   if (auto* value = in.any("network"))
     if (auto ok = read_network(*value, spec); !ok)
@@ -212,12 +218,23 @@ result<session_spec> parse_resume_request(const json& body) {
 
 namespace {
 
-json network_to_json(const session_spec& x) {
+/// In the words of a request to create.
+json limits_to_json(const session_limits& x) {
+  auto out = workspace::dump_session_limits(x);
+  out.erase("exec_timeout_ms");
+  out.erase("cpu_millis");
+  if (x.exec_timeout_ms)
+    out["exec_timeout_s"] = static_cast<double>(*x.exec_timeout_ms) / 1000;
+  if (x.cpu_millis)
+    out["cpus"] = static_cast<double>(*x.cpu_millis) / 1000;
+  return out;
+}
+
+json network_to_json(const session_state& x) {
   if (x.network == network_mode::allow)
     return {{"allow", x.network_allow}};
   // What shares the server's network was never asked.
-  return x.state.type == backend_kind::isolated ? to_string(x.network)
-                                                : to_string(network_mode::host);
+  return to_string(x.type == backend_kind::isolated ? x.network : network_mode::host);
 }
 
 } // namespace
@@ -249,7 +266,8 @@ json session_to_json(const session_view& x, bool with_state) {
       {"memory_bytes", x.usage.memory_bytes},
       {"disk_bytes", x.usage.disk_bytes},
       {"pids", x.usage.pids}}},
-    {"network", network_to_json(spec)},
+    {"limits", limits_to_json(spec.state.limits)},
+    {"network", network_to_json(spec.state)},
     {"walls", std::move(walls)},
     {"warnings", live.warnings},
   };

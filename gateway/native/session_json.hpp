@@ -11,6 +11,10 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
 /// Reads `{"state": ..., "options"?: ...}`.
 result<session_spec> parse_resume_request(const json& body);
 
+/// Reads the object `limits` of a request; `where` is how errors name it.
+result<void> read_limits(const json& value, backend_kind kind, session_limits& out,
+                         const char* where = "limits");
+
 /// A session as clients see it. `with_state`: with the serialised state, which lists leave out.
 json session_to_json(const session_view& x, bool with_state = true);
 

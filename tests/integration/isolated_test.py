@@ -53,6 +53,40 @@ class Isolated(ServerTest):
         status, answer = self.call("POST", session, "/exec", {"command": "id", "user": "bob"})
         self.assertEqual(answer["error"]["code"], "sandbox_config_invalid", (status, answer))
 
+    def test_limits_and_network_come_back_with_the_state(self):
+        limits = {"memory_bytes": 64 << 20, "pids": 40, "cpus": 0.5, "exec_timeout_s": 20.5}
+        session = self.create(limits=limits, network={"allow": ["example.com:443"]})
+        self.assertEqual(session["limits"], limits)
+        state = session["state"]
+        self.server.json("DELETE", "/v1/sessions/" + session["id"])
+        status, again = self.server.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertEqual(status, 201, again)
+        self.assertEqual(again["limits"], limits)
+        self.assertEqual(again["network"], {"allow": ["example.com:443"]})
+        self.assertEqual(again["state"]["limits"], state["limits"])
+        eaten = self.exec(again, "python3 -c 'x = bytearray(200 << 20)'")
+        self.assertNotEqual(eaten["exit_code"], 0)
+        self.server.json("DELETE", "/v1/sessions/" + again["id"])
+        state["limits"]["pids"] = -1
+        status, answer = self.server.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertEqual(answer["error"]["code"], "invalid_state", (status, answer))
+
+    def test_an_operator_s_caps_hold_for_whatever_state(self):
+        state = self.create(limits={"memory_bytes": 64 << 20}, network="none")["state"]
+        other = Server({"default_backend": "isolated", "isolated": {
+            "max_limits": {"memory_bytes": 32 << 20, "pids": 50}}})
+        self.addCleanup(other.close)
+        status, answer = other.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertEqual(answer["error"]["code"], "sandbox_config_invalid", (status, answer))
+        self.assertEqual(answer["error"]["context"]["field"], "limits.memory_bytes")
+        state["limits"]["memory_bytes"] = 16 << 20
+        status, session = other.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertEqual(session["limits"], {"memory_bytes": 16 << 20, "pids": 50}, status)
+        state["session_id"], state["network"] = "0f8fad5b-d9cb-469f-a165-70867728950e", "host"
+        status, answer = other.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertEqual(answer["error"]["code"], "sandbox_config_invalid", (status, answer))
+        self.assertEqual(answer["error"]["context"]["wall"], "network")
+
     def test_limits_hold_and_are_reported(self):
         session = self.create(limits={"memory_bytes": 64 << 20, "pids": 40})
         eaten = self.exec(session, "python3 -c 'x = bytearray(200 << 20)'")

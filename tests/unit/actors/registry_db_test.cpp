@@ -52,7 +52,7 @@ BOOST_FIXTURE_TEST_SUITE(registry_db_suite, fixture)
 BOOST_AUTO_TEST_CASE(a_record_comes_back_whole_after_reopening) {
   auto x = record("t", 5);
   x.spec.labels = {{"team", "a\"b"}};
-  x.spec.limits.output_bytes = 7;
+  x.spec.state.limits.output_bytes = 7;
   x.spec.concurrency.local_dir_files.reset();
   x.spec.idle_timeout_ms = 1000;
   named_entry file;
@@ -71,7 +71,7 @@ BOOST_AUTO_TEST_CASE(a_record_comes_back_whole_after_reopening) {
   auto y = db->get({x.spec.id});
   BOOST_REQUIRE(y.has_value());
   BOOST_TEST(y->spec.labels == x.spec.labels);
-  BOOST_TEST(y->spec.limits.output_bytes.value() == 7);
+  BOOST_TEST(y->spec.state.limits.output_bytes.value() == 7);
   BOOST_TEST(!y->spec.concurrency.local_dir_files.has_value());
   BOOST_TEST(y->spec.concurrency.manifest_entries.value() == 4);
   BOOST_TEST(y->spec.idle_timeout_ms.value() == 1000);

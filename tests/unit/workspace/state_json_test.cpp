@@ -93,11 +93,34 @@ BOOST_DATA_TEST_CASE(
     {"snapshot", R"({"type": "local", "id": "../x", "base_path": "snaps//"})",
      R"({"type":"local","id":"../x","base_path":"snaps"})"},
     {"snapshot", R"({"type": "s3", "id": "s"})", "invalid"},
+    {"limits", R"({"exec_timeout_ms": 5, "later": 1})", R"({"exec_timeout_ms":5})"},
+    {"limits", R"({"output_bytes": -1})", "invalid"},
+    {"limits", R"({"output_bytes": 1.5})", "invalid"},
+    {"limits", R"({"memory_bytes": 1048576})", "invalid"}, // of unix_local
+    {"limits", "5", "invalid"},
+    {"network", "\"none\"", "invalid"},
+    {"network", R"({"allow": []})", "invalid"},
     {"manifest", "null", "invalid"},
     {"manifest", R"({"version": 2})", "invalid"},
     {"manifest", R"({"entries": {"m": {"type": "s3_mount"}}})", "invalid"},
   })) {
   BOOST_TEST(read_back(sample.key, sample.value) == sample.expected);
+}
+
+BOOST_AUTO_TEST_CASE(an_isolated_state_keeps_its_limits_and_network) {
+  auto x = with("limits", R"({"memory_bytes": 1048576, "cpu_millis": 500})");
+  x["type"] = "isolated";
+  BOOST_TEST(!dump_state(parse_state(x).value()).contains("network"));
+  for (auto network : {R"("host")", R"({"allow":["a:1","b:2"]})"}) {
+    x["network"] = parse_json(network).value();
+    auto again = dump_state(parse_state(x).value());
+    BOOST_TEST(dump_json(again["network"]) == network);
+    BOOST_TEST(dump_json(again["limits"]) == R"({"memory_bytes":1048576,"cpu_millis":500})");
+  }
+  for (auto network : {R"("allow")", R"("all")", R"({"allow":"a:1"})", R"({"allow":[1]})", "{}", "3"}) {
+    x["network"] = parse_json(network).value();
+    BOOST_TEST(!parse_state(x));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(what_is_missing_has_a_default_or_is_a_fault) {
