@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <linux/filter.h>
@@ -73,12 +74,12 @@ inline int fresh(const char* type, unsigned attributes) {
 inline bool landlock(const char* workspace) {
   landlock_ruleset_attr rights{};
   rights.handled_access_fs = (1ULL << 13) - 1;
-  auto rules = static_cast<int>(::syscall(SYS_landlock_create_ruleset, &rights,
-                                          sizeof rights.handled_access_fs, 0));
-  const uint64_t read = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR
-                        | LANDLOCK_ACCESS_FS_EXECUTE;
-  for (auto [path, may] : {std::pair{"/", read}, std::pair{workspace, (1ULL << 13) - 1},
-                           std::pair{"/dev", (1ULL << 13) - 1}, std::pair{"/proc", read}}) {
+  auto rules = static_cast<int>(
+    ::syscall(SYS_landlock_create_ruleset, &rights, sizeof rights.handled_access_fs, 0));
+  const uint64_t read
+    = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_EXECUTE;
+  for (auto [path, may] : std::initializer_list<std::pair<const char*, uint64_t>>{
+         {"/", read}, {workspace, (1ULL << 13) - 1}, {"/dev", (1ULL << 13) - 1}, {"/proc", read}}) {
     landlock_path_beneath_attr one{};
     one.allowed_access = may;
     one.parent_fd = ::open(path, O_PATH | O_CLOEXEC);
@@ -91,8 +92,7 @@ inline bool landlock(const char* workspace) {
 }
 
 /// clone with our memory; we wait until its exec or end.
-inline pid_t borrow(uint64_t flags, int (*entry)(void*), void* argument, char* stack,
-                    size_t size) {
+inline pid_t borrow(uint64_t flags, int (*entry)(void*), void* argument, char* stack, size_t size) {
   return ::clone(entry, stack + size, static_cast<int>(flags | CLONE_VM | CLONE_VFORK | SIGCHLD),
                  argument);
 }
@@ -131,8 +131,8 @@ inline bool by_hand::enter() {
   TROUPE_HAND(::syscall(SYS_mount_setattr, root, "", AT_EMPTY_PATH | AT_RECURSIVE, &read_only,
                         sizeof read_only)
               == 0);
-  TROUPE_HAND(
-    ::syscall(SYS_move_mount, root, "", AT_FDCWD, stage.c_str(), MOVE_MOUNT_F_EMPTY_PATH) == 0);
+  TROUPE_HAND(::syscall(SYS_move_mount, root, "", AT_FDCWD, stage.c_str(), MOVE_MOUNT_F_EMPTY_PATH)
+              == 0);
   TROUPE_HAND(put(inside, root, workspace.c_str() + 1));
   TROUPE_HAND(put(fresh("proc", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), root, "proc"));
   auto dev = fresh("tmpfs", MOUNT_ATTR_NOSUID);
@@ -145,13 +145,13 @@ inline bool by_hand::enter() {
   ::mkdirat(dev, "pts", 0755);
   TROUPE_HAND(put(fresh("devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), dev, "pts"));
   TROUPE_HAND(put(fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), dev, "shm"));
-  TROUPE_HAND(put(fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), root, "tmp"));
+  TROUPE_HAND(put(fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), root, "mnt"));
   ::close(dev);
   TROUPE_HAND(::fchdir(root) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0
               && ::umount2(".", 2) == 0 && ::chdir("/") == 0);
   ::close(root);
   ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  TROUPE_HAND(hand::landlock("/tmp"));
+  TROUPE_HAND(hand::landlock("/mnt"));
   sock_fprog code{static_cast<unsigned short>(filter.size() / sizeof(sock_filter)),
                   reinterpret_cast<sock_filter*>(filter.data())};
   TROUPE_HAND(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &code) == 0);

@@ -105,7 +105,8 @@ inline double rate(int n, int threads, const std::function<void(int)>& work) {
 
 /// How many a second of `work`, and of bare posix_spawn, by turns so that both see the same
 /// machine.
-inline std::pair<double, double> by_turns(int n, int threads, const std::function<void(int)>& work) {
+inline std::pair<double, double> by_turns(int n, int threads,
+                                          const std::function<void(int)>& work) {
   constexpr int turns = 5;
   std::pair<double, double> out;
   for (int i = 0; i < turns; ++i) {

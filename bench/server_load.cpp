@@ -223,7 +223,8 @@ int main(int argc, char** argv) {
   if (::mkdtemp(folder.data()) == nullptr)
     die("mkdtemp");
   {
-    server s{folder, R"({"default_backend": "unix_local", "local_source_roots": [")" + folder + R"("]})"};
+    server s{folder,
+             R"({"default_backend": "unix_local", "local_source_roots": [")" + folder + R"("]})"};
     if (mode == "cycle")
       cycle(s, false, n > 0 ? n : 2000);
     else if (mode == "exec")
