@@ -63,6 +63,7 @@ constexpr std::array code_names = {
   "backend_lost",
   "no_space",
   "network_denied",
+  "call_denied",
   "not_implemented",
   "internal",
 };

@@ -69,6 +69,7 @@ enum class errc : uint8_t {
   backend_lost,        ///< the sandbox died under the request
   no_space,            ///< disk or quota full
   network_denied,      ///< the sandbox's network rules say no
+  call_denied,         ///< a system call that the sandbox's walls refuse
   not_implemented,
   internal,
 };

@@ -313,6 +313,11 @@ void init_link::read_answers() {
       spooled_message x;
       std::memcpy(&x, data, sizeof x);
       on_spooled(x, fd);
+    } else if (head.type == message_type::denied && on_denied_
+               && n == static_cast<ssize_t>(sizeof(denied_message))) {
+      denied_message x;
+      std::memcpy(&x, data, sizeof x);
+      on_denied_(x);
     }
   }
 }
@@ -400,6 +405,7 @@ void init_link::close() {
     for (auto& done : waiting)
       done(unexpected{sandbox_gone()});
   on_orphan_ = nullptr;
+  on_denied_ = nullptr;
   if (auto gone = std::exchange(on_gone_, nullptr))
     events_.post(std::move(gone));
 }

@@ -40,6 +40,11 @@ public:
     on_orphan_ = std::move(told);
   }
 
+  /// Before `open`. Tells of refused system calls, on the reactor thread.
+  void watch_denials(std::function<void(const denied_message&)> told) {
+    on_denied_ = std::move(told);
+  }
+
   /// Starts to listen; `on_gone` runs on the reactor thread when init has ended, after everything
   /// that waited for it got its error.
   void open(std::function<void()> on_gone);
@@ -94,6 +99,7 @@ private:
   reactor::watch_id watch_ = 0;
   std::function<void()> on_gone_;
   std::function<void(orphan_news)> on_orphan_;
+  std::function<void(const denied_message&)> on_denied_;
   std::unordered_map<uint64_t, orphan_news> orphans_;
 };
 

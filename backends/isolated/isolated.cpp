@@ -1,6 +1,7 @@
 #include "backends/isolated/isolated.hpp"
 
 #include "backends/isolated/overlay.hpp"
+#include "backends/isolated/seccomp.hpp"
 #include "backends/isolated/uid_range.hpp"
 #include "backends/isolated/walls.hpp"
 #include "backends/isolated/warm_pool.hpp"
@@ -149,7 +150,7 @@ result<life> isolated_sandbox::start() {
   auto made = maker_.make(*base, layers->get());
   if (!made)
     return unexpected{std::move(made.error())};
-  return assemble(std::move(*made), std::move(*layers));
+  return assemble(std::move(*made), std::move(*layers), true);
 }
 
 std::optional<life> isolated_sandbox::take_warm() {
@@ -160,7 +161,7 @@ std::optional<life> isolated_sandbox::take_warm() {
     std::lock_guard guard{mutex_};
     uid_base_ = made->uid_base;
   }
-  return assemble(std::move(*made), nullptr);
+  return assemble(std::move(*made), nullptr, true);
 }
 
 life isolated_sandbox::take_over(launched_init init,
@@ -176,11 +177,11 @@ life isolated_sandbox::take_over(launched_init init,
     x.data = R"({"what":"adopted"})";
     told_(std::move(x));
   }
-  return assemble(std::move(made), std::move(layers));
+  return assemble(std::move(made), std::move(layers), false);
 }
 
-life isolated_sandbox::assemble(made_sandbox made,
-                                std::shared_ptr<const layered_workspace> layers) {
+life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered_workspace> layers,
+                                bool is_new) {
   auto& init = made.init;
   life out;
   out.walls
@@ -190,7 +191,7 @@ life isolated_sandbox::assemble(made_sandbox made,
   out.group = std::move(made.group);
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
   out.limits = std::make_shared<limit_groups>(std::move(made.limits));
-  out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group);
+  out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group, is_new);
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
@@ -203,6 +204,17 @@ life isolated_sandbox::assemble(made_sandbox made,
       return;
     sandbox_notice notice;
     notice.data = exit_text(x);
+    told(std::move(notice));
+  });
+  out.link->watch_denials([told = told_](const denied_message& x) {
+    if (!told)
+      return;
+    auto name = name_of_call(x.call);
+    sandbox_notice notice;
+    notice.data = R"({"what":"denied","call":)" + json_quote(name) + ",\"pid\":"
+                  + std::to_string(x.pid) + ",\"count\":" + std::to_string(x.count) + "}";
+    notice.failure
+      = make_error(errc::call_denied, op::sandbox, "a system call was refused: " + name);
     told(std::move(notice));
   });
   if (init.proxy)

@@ -59,7 +59,8 @@ private:
   result<life> start();
   std::optional<life> take_warm();
   life take_over(isolated::launched_init init, std::shared_ptr<const layered_workspace> layers);
-  life assemble(isolated::made_sandbox made, std::shared_ptr<const layered_workspace> layers);
+  life assemble(isolated::made_sandbox made, std::shared_ptr<const layered_workspace> layers,
+                bool is_new);
   /// (blocks) Null: the workspace is a plain directory.
   result<std::shared_ptr<const layered_workspace>> find_layers() const;
   /// (blocks) Nothing runs any more, not even what an earlier server left.

@@ -210,7 +210,7 @@ void limit_groups::add_usage(session_usage& out) const {
     auto number = [&](const char* name) {
       return std::atoll(read_kernel_file(AT_FDCWD, path + "/" + name).c_str());
     };
-    if (auto bytes = number("memory.usage_in_bytes"); bytes > 0)
+    if (auto bytes = controller == "memory" ? number("memory.usage_in_bytes") : 0; bytes > 0)
       out.memory_bytes = bytes;
   }
 }
@@ -225,8 +225,10 @@ limit_groups::hits limit_groups::hits_so_far(int unified) const {
         to += value;
   };
   for (const auto& [controller, path] : v1_) {
-    add(AT_FDCWD, path + "/memory.oom_control", "oom_kill", out.memory);
-    add(AT_FDCWD, path + "/pids.events", "max", out.pids);
+    if (controller == "memory")
+      add(AT_FDCWD, path + "/memory.oom_control", "oom_kill", out.memory);
+    if (controller == "pids")
+      add(AT_FDCWD, path + "/pids.events", "max", out.pids);
   }
   if (unified >= 0) {
     add(unified, "memory.events", "oom_kill", out.memory);

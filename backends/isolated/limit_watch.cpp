@@ -6,8 +6,9 @@
 
 namespace troupe::backends::isolated {
 
-limit_watch::limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2)
-  : groups_(std::move(v1)), unified_(std::move(v2)), told_hits_(now()) {}
+limit_watch::limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2, bool is_new)
+  : groups_(std::move(v1)), unified_(std::move(v2)),
+    told_hits_(is_new ? limit_groups::hits{} : now()) {}
 
 limit_groups::hits limit_watch::now() const {
   return groups_->hits_so_far(unified_ ? unified_->directory()->get() : -1);

@@ -12,7 +12,8 @@ namespace troupe::backends::isolated {
 /// Tells of limits that a sandbox met. Reactor thread.
 class limit_watch {
 public:
-  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2);
+  /// `is_new`: it cannot have met any yet.
+  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2, bool is_new);
 
   limit_groups::hits now() const;
 

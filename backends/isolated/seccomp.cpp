@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -310,6 +311,59 @@ constexpr const char* allowed[] = {"accept",
                                    "write",
                                    "writev"};
 
+/// What no program calls but to get out, or to do what only an administrator may: init is asked,
+/// refuses it and tells of it. Everything else that is not allowed is refused by the kernel alone.
+constexpr const char* told[] = {"acct",
+                                "add_key",
+                                "bpf",
+                                "chroot",
+                                "clock_adjtime",
+                                "clock_settime",
+                                "delete_module",
+                                "fanotify_init",
+                                "finit_module",
+                                "fsconfig",
+                                "fsmount",
+                                "fsopen",
+                                "fspick",
+                                "init_module",
+                                "io_uring_enter",
+                                "io_uring_register",
+                                "io_uring_setup",
+                                "iopl",
+                                "ioperm",
+                                "kcmp",
+                                "kexec_file_load",
+                                "kexec_load",
+                                "keyctl",
+                                "mount",
+                                "mount_setattr",
+                                "move_mount",
+                                "name_to_handle_at",
+                                "open_by_handle_at",
+                                "open_tree",
+                                "perf_event_open",
+                                "pidfd_getfd",
+                                "pivot_root",
+                                "process_madvise",
+                                "process_vm_readv",
+                                "process_vm_writev",
+                                "quotactl",
+                                "quotactl_fd",
+                                "reboot",
+                                "request_key",
+                                "setdomainname",
+                                "sethostname",
+                                "setns",
+                                "settimeofday",
+                                "swapoff",
+                                "swapon",
+                                "syslog",
+                                "umount2",
+                                "unshare",
+                                "userfaultfd",
+                                "vhangup"};
+
 constexpr uint64_t namespace_flags = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC
                                      | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
                                      | 0x80 /* CLONE_NEWTIME */;
@@ -349,6 +403,13 @@ result<std::string> build_seccomp_filter() {
   for (auto name : allowed)
     add(SCMP_ACT_ALLOW, name);
   add(SCMP_ACT_ALLOW, "clone", {SCMP_A0(SCMP_CMP_MASKED_EQ, namespace_flags, 0)});
+  for (int bit = 0; bit < 32; ++bit)
+    if (auto flag = namespace_flags & (1ULL << bit); flag != 0)
+      add(SCMP_ACT_NOTIFY, "clone", {SCMP_A0(SCMP_CMP_MASKED_EQ, flag, flag)});
+  for (auto name : told)
+    add(SCMP_ACT_NOTIFY, name);
+  for (auto request : {tiocsti, tioclinux})
+    add(SCMP_ACT_NOTIFY, "ioctl", {SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffULL, request)});
   // Its flags are behind a pointer; libc falls back to clone.
   add(SCMP_ACT_ERRNO(ENOSYS), "clone3");
   // libseccomp has no "neither of these", and the kernel looks at the low half only: every prefix
@@ -381,6 +442,12 @@ result<std::string> build_seccomp_filter() {
   if (::pread(file.get(), out.data(), out.size(), 0) != static_cast<ssize_t>(out.size()))
     return unexpected{failed(-EIO)};
   return out;
+}
+
+std::string name_of_call(int number) {
+  std::unique_ptr<char, void (*)(void*)> name{
+    seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, number), std::free};
+  return name ? name.get() : std::to_string(number);
 }
 
 } // namespace troupe::backends::isolated

@@ -29,9 +29,16 @@ std::vector<wall> describe_walls(const shared_parts& parts, const cgroup_tree& c
   add("seccomp", seccomp, seccomp ? "a list of what is allowed" : "waived by the operator");
   auto landlock = !parts.waived("landlock");
   add("landlock", landlock,
-      landlock ? "version " + std::to_string(landlock_abi)
-                   + (landlock_abi >= 6 ? ": files, abstract sockets, signals" : ": files")
+      landlock ? "version " + std::to_string(landlock_abi) + ": files, beside the mounts"
                : "waived by the operator");
+  auto scoped = landlock && landlock_abi >= 6;
+  auto why
+    = landlock ? "Landlock of this kernel has no scopes (version 6)" : "waived by the operator";
+  add("landlock_sockets", scoped, scoped ? "no abstract socket of anyone outside" : why);
+  add("landlock_signals", scoped, scoped ? "no signal to anyone outside" : why);
+  add("landlock_tcp", false,
+      "not used: its rules are of ports, which cannot tell the sandbox's own loopback from "
+      "elsewhere; the network namespace is this wall");
   std::string reach = "none but its own loopback";
   if (config.network == network_mode::host)
     reach = "the server's own network, as the operator allows";

@@ -66,7 +66,8 @@ int http_status(errc code) {
     case errc::timeout:
     case errc::exec_timeout: return 504;
     case errc::no_space: return 507;
-    case errc::network_denied: return 403;
+    case errc::network_denied:
+    case errc::call_denied: return 403;
   }
   return 500;
 }

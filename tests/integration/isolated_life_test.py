@@ -66,6 +66,27 @@ class Life(unittest.TestCase):
             return []
         return [x for x in events if x["op"] == "sandbox" and x["data"].get("what") == what]
 
+    # -- what is refused ---
+
+    def test_a_refused_system_call_is_told_and_a_flood_of_them_bounded(self):
+        server = self.server()
+        at = self.session(server)
+        tried = self.exec(server, at, "python3 -c '\n"
+                          "import ctypes\n"
+                          "c = ctypes.CDLL(None, use_errno=True)\n"
+                          "for i in range(1000):\n"
+                          "  assert c.mount(b\"x\", b\"/tmp\", b\"tmpfs\", 0, 0) == -1\n"
+                          "assert c.unshare(0x10000000) == -1\n"
+                          "print(ctypes.get_errno())'")
+        self.assertEqual(tried["stdout"], "1\n", tried)
+        self.wait_for(lambda: {"mount", "unshare"} <= {
+            x["data"]["call"] for x in self.happened("denied")}, "no event")
+        told = [x for x in self.happened("denied") if x["data"]["call"] == "mount"]
+        self.assertEqual([x["data"]["count"] for x in told], [2 ** i for i in range(10)])
+        self.assertEqual(told[0]["error"]["code"], "call_denied")
+        self.assertFalse(told[0]["ok"])
+        self.assertEqual(self.exec(server, at, "echo fine")["stdout"], "fine\n")
+
     # -- init dies ---
 
     def test_a_session_whose_init_is_killed_says_so_and_goes_on_over_its_files(self):

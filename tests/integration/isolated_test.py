@@ -22,7 +22,7 @@ class Isolated(ServerTest):
         session = self.create(manifest={"entries": {"a.txt": {"type": "file", "content": "hi"}}})
         self.assertEqual(session["backend"], "isolated")
         missing = [x["name"] for x in session["walls"] if not x["enforced"]]
-        self.assertEqual(missing, ["memory", "cpu", "disk"])  # no such limits were asked for
+        self.assertEqual(missing, ["landlock_tcp", "memory", "cpu", "disk"])  # no such limits were asked for
         shown = self.exec(session, "pwd; cat a.txt; echo; ls /; test -e /work; echo $?")["stdout"]
         self.assertTrue(shown.startswith("/workspace\nhi\n"), shown)
         self.assertNotIn("sys\n", shown)

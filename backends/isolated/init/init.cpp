@@ -155,7 +155,8 @@ struct state {
   int control = -1; ///< -1: no controller
   int listener = -1;
   int null = -1;
-  int proxy = -1; ///< where the server's proxy listens
+  int proxy = -1;   ///< where the server's proxy listens
+  int denials = -1; ///< where the kernel reports refused calls, and waits for our word
   uint32_t landlock_abi = 0;
   uint32_t peer_uid = 0;
   uint32_t grace_seconds = 300;
@@ -573,7 +574,14 @@ void set_up(const inherited& handed) {
     // the kernel compiles it once.
     sock_fprog program{static_cast<unsigned short>(m.filter_size / sizeof(sock_filter)),
                        reinterpret_cast<sock_filter*>(view.filter)};
-    check(setup_step::seccomp, call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, arg(&program)));
+    auto listener = call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                         arg(&program));
+    // Whoever runs us listens already, and there can be one only: refused calls are then refused as
+    // unknown ones, and nobody is told.
+    if (listener == -EBUSY)
+      check(setup_step::seccomp, call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, arg(&program)));
+    else
+      check(setup_step::seccomp, me.denials = static_cast<int>(listener));
   }
   me.landlock_abi = static_cast<uint32_t>(abi);
   if (!say_ready(workspace_fd, terminals))
@@ -960,6 +968,29 @@ void reap() {
   }
 }
 
+// -- refused calls -------------------------------------------------------------------------------
+
+constexpr uint32_t max_call = 512;
+uint64_t denied[max_call];
+
+/// Refuses one, and tells of it now and then: the count bounds what a flood can say.
+void refuse_call() {
+  seccomp_notif asked{};
+  if (call(__NR_ioctl, me.denials, static_cast<long>(SECCOMP_IOCTL_NOTIF_RECV), arg(&asked)) < 0)
+    return; // whoever asked was killed meanwhile
+  seccomp_notif_resp answer{};
+  answer.id = asked.id;
+  answer.error = -EPERM;
+  call(__NR_ioctl, me.denials, static_cast<long>(SECCOMP_IOCTL_NOTIF_SEND), arg(&answer));
+  auto& count = denied[static_cast<uint32_t>(asked.data.nr) < max_call ? asked.data.nr : 0];
+  ++count;
+  if (me.control < 0 || (count & (count - 1)) != 0)
+    return;
+  denied_message m{
+    {message_type::denied, 0, 0}, asked.data.nr, static_cast<int32_t>(asked.pid), count};
+  post(&m, sizeof m);
+}
+
 // -- other requests ------------------------------------------------------------------------------
 
 void answer(uint64_t id, long fd) {
@@ -1108,9 +1139,10 @@ constexpr int64_t drop_pace_ms = 20;
 
 /// What `serve` waits for, besides children.
 struct waiting {
-  pollfd fds[2 + max_spools];
+  static constexpr long fixed = 3; ///< controller, listening socket, refused calls
+  pollfd fds[fixed + max_spools];
   uint32_t spool_of[max_spools];
-  long count = 2;
+  long count = fixed;
   bool dropping = false;
 };
 
@@ -1124,17 +1156,17 @@ void watch_spools(waiting& w) {
       w.dropping = true;
       continue;
     }
-    w.spool_of[w.count - 2] = i;
+    w.spool_of[w.count - w.fixed] = i;
     w.fds[w.count++] = {x.fd, static_cast<short>(x.orphan ? POLLIN : 0), 0};
   }
 }
 
 /// From the back, since a removal puts the last one into its place.
 void serve_spools(const waiting& w) {
-  for (auto i = w.count - 1; i >= 2; --i) {
+  for (auto i = w.count - 1; i >= w.fixed; --i) {
     if (w.fds[i].revents == 0)
       continue;
-    auto index = w.spool_of[i - 2];
+    auto index = w.spool_of[i - w.fixed];
     auto& x = spools[index];
     if (x.orphan)
       read_spool(x);
@@ -1161,10 +1193,11 @@ void drop_spools() {
   for (;;) {
     reap();
     report();
-    w.count = 2;
+    w.count = w.fixed;
     w.dropping = false;
     w.fds[0] = {me.control, static_cast<short>(POLLIN | (me.ended > 0 ? POLLOUT : 0)), 0};
     w.fds[1] = {me.listener, POLLIN, 0};
+    w.fds[2] = {me.denials, POLLIN, 0};
     watch_spools(w);
     int64_t left = -1;
     if (me.control < 0) {
@@ -1189,6 +1222,8 @@ void drop_spools() {
       }
     if (w.fds[1].revents != 0)
       accept_controller();
+    if ((w.fds[2].revents & POLLIN) != 0)
+      refuse_call();
   }
 }
 

@@ -44,6 +44,7 @@ enum class message_type : uint32_t {
   reply,
   orphaned, ///< a command of an earlier controller that still runs
   spooled,  ///< with a file: what such a command put out; before its `exited`
+  denied,   ///< a system call that was refused
 };
 
 struct header {
@@ -205,6 +206,14 @@ struct spooled_message {
   uint32_t stream; ///< 1: stdout, 2: stderr, 3: a terminal
   uint32_t bytes;  ///< in the file
   uint64_t dropped;
+};
+
+/// The first time of each call, and then each time that the count has doubled.
+struct denied_message {
+  header head;
+  int32_t call; ///< its number
+  int32_t pid;  ///< inside
+  uint64_t count;
 };
 
 struct reply_message {

@@ -30,6 +30,7 @@ BOOST_AUTO_TEST_CASE(codes_have_the_statuses_of_the_api) {
     {errc::exec_timeout, 504},
     {errc::no_space, 507},
     {errc::network_denied, 403},
+    {errc::call_denied, 403},
   };
   for (auto [code, status] : expected)
     BOOST_TEST(http_status(code) == status, to_string(code));
