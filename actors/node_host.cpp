@@ -7,6 +7,7 @@
 #include "backends/isolated/sandbox_maker.hpp"
 #include "messages/ids.hpp"
 #include "messages/interfaces.hpp"
+#include "snapshot/oci_image.hpp"
 #include "workspace/manifest_json.hpp"
 #include "workspace/tree.hpp"
 
@@ -100,6 +101,12 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   auto instance = workspace::sha256_hex(config.state_dir).substr(0, 12);
   if (config.isolated.dir.empty())
     config.isolated.dir = config.state_dir + "/isolated";
+  if (config.isolated.root != "host") {
+    auto root = snapshot::root_of_image(config.isolated.root, config.state_dir + "/cache/images");
+    if (!root)
+      return unexpected(std::move(root.error()));
+    config.isolated.root = std::move(*root);
+  }
   auto records = (*db)->load(load_records{0, 1});
   if (!records)
     return unexpected(std::move(records.error()));

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -37,6 +38,30 @@ error failed(const std::string& what, const std::string& why) {
   return make_error(errc::workspace_start_error, op::start,
                     "cannot make the root file system: " + what + ": " + why)
     .with("path", what);
+}
+
+/// Made by us in every root, whatever its source has.
+const std::set<std::string> made_here{"dev", "proc", "sys", "tmp"};
+
+/// Of a source that is no host: what it has besides links.
+constexpr size_t max_directories = 32;
+
+result<std::vector<std::string>> directories_of(const std::string& source,
+                                                const std::string& workspace) {
+  auto first = (*fs::path{workspace}.relative_path().begin()).string();
+  std::vector<std::string> out;
+  std::error_code code;
+  for (const auto& x : fs::directory_iterator{source, code}) {
+    auto name = x.path().filename().string();
+    if (!x.is_symlink(code) && x.is_directory(code) && name != first && made_here.count(name) == 0)
+      out.push_back(name);
+  }
+  if (code)
+    return unexpected{failed(source, code.message())};
+  if (out.size() > max_directories)
+    return unexpected{failed(source, "too many directories")};
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 void write_text(const fs::path& path, const std::string& text) {
@@ -91,7 +116,9 @@ void make_tree(const fs::path& root, const std::string& workspace, const std::st
   link("/proc/self/fd/2", "dev/stderr");
   link("../tmp", "var/tmp");
   for (auto name : {"bin", "sbin", "lib", "lib32", "lib64", "libx32"}) {
-    auto path = fs::path{host ? "/" : source} / name;
+    if (!host)
+      break;
+    auto path = fs::path{"/"} / name;
     std::error_code ignored;
     if (fs::is_symlink(path, ignored))
       fs::create_symlink(fs::read_symlink(path), root / name);
@@ -101,7 +128,13 @@ void make_tree(const fs::path& root, const std::string& workspace, const std::st
   if (host)
     make_etc(root / "etc");
   else
-    make_dir(root / "etc");
+    for (const auto& x : fs::directory_iterator{source})
+      if (auto name = x.path().filename(); made_here.count(name.string()) > 0)
+        continue;
+      else if (x.is_symlink() && !fs::exists(fs::symlink_status(root / name)))
+        fs::create_symlink(fs::read_symlink(x.path()), root / name);
+      else if (x.is_directory())
+        make_dir(root / name);
   for (fs::path at = fs::path{workspace}.relative_path(), done; const auto& part : at)
     make_dir(root / (done /= part));
 }
@@ -152,15 +185,20 @@ result<std::vector<mount_plan>> root_templates::mounts(const std::string& worksp
     out.push_back({mount_kind::handed, flags, source, target, 0, 0});
   };
   handed(*made, "", mount_read_only);
-  auto from = source_ == "host" ? std::string{} : source_;
   std::error_code ignored;
-  for (auto name : {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}) {
-    fs::path path = from + "/" + name;
-    if (fs::is_directory(path, ignored) && !fs::is_symlink(path, ignored))
-      handed(path.string(), name, mount_read_only);
+  if (source_ == "host") {
+    for (auto name : {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}) {
+      fs::path path = std::string{"/"} + name;
+      if (fs::is_directory(path, ignored) && !fs::is_symlink(path, ignored))
+        handed(path.string(), name, mount_read_only);
+    }
+  } else {
+    auto names = directories_of(source_, workspace);
+    if (!names)
+      return unexpected{std::move(names.error())};
+    for (const auto& name : *names)
+      handed(source_ + "/" + name, name, mount_read_only);
   }
-  if (source_ != "host")
-    handed(from + "/etc", "etc", mount_read_only);
   for (auto name : devices)
     handed(std::string{"/dev/"} + name, std::string{"dev/"} + name,
            mount_no_exec | mount_with_devices | mount_landlock_write);

@@ -14,6 +14,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/filter.h>
+#include <linux/ioctl.h>
 #include <linux/landlock.h>
 #include <linux/mount.h>
 #include <linux/poll.h>
