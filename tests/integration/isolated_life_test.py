@@ -83,7 +83,7 @@ class Life(unittest.TestCase):
             x["data"]["call"] for x in self.happened("denied")}, "no event")
         told = [x for x in self.happened("denied") if x["data"]["call"] == "mount"]
         self.assertEqual([x["data"]["count"] for x in told], [2 ** i for i in range(10)])
-        self.assertEqual(told[0]["error"]["code"], "call_denied")
+        self.assertEqual(told[0]["error_code"], "call_denied")
         self.assertFalse(told[0]["ok"])
         self.assertEqual(self.exec(server, at, "echo fine")["stdout"], "fine\n")
 
