@@ -277,7 +277,7 @@ void idle(const std::string& folder, size_t n) {
   std::this_thread::sleep_for(std::chrono::seconds{1});
 
   auto before = memory_used();
-  constexpr size_t makers = 4;
+  constexpr size_t makers = 32; // opening a terminal waits a while for its first output
   std::atomic<size_t> next{0};
   std::vector<std::thread> all;
   auto begun = clock_type::now();
@@ -314,15 +314,19 @@ int main(int argc, char** argv) {
   auto folder = folder_of_run();
   for (auto name : {"/cold", "/warm"})
     std::filesystem::create_directories(folder + name);
-  if (mode == "latency")
-    latency(folder, number(2, 200));
-  else if (mode == "burst")
-    burst(folder, static_cast<size_t>(number(2, 100)), static_cast<size_t>(number(3, 0)));
-  else if (mode == "together")
-    together(folder, static_cast<size_t>(number(2, 100)), number(3, 10'000));
-  else if (mode == "idle")
-    idle(folder, static_cast<size_t>(number(2, 2000)));
-  else
-    die("no such mode: " + mode);
+  try {
+    if (mode == "latency")
+      latency(folder, number(2, 200));
+    else if (mode == "burst")
+      burst(folder, static_cast<size_t>(number(2, 100)), static_cast<size_t>(number(3, 0)));
+    else if (mode == "together")
+      together(folder, static_cast<size_t>(number(2, 100)), number(3, 10'000));
+    else if (mode == "idle")
+      idle(folder, static_cast<size_t>(number(2, 2000)));
+    else
+      die("no such mode: " + mode);
+  } catch (const std::exception& e) {
+    die(e.what());
+  }
   std::filesystem::remove_all(folder);
 }

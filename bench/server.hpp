@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -16,6 +17,17 @@
 #include <vector>
 
 namespace troupe::bench {
+
+/// Ends servers that a failed benchmark leaves.
+inline std::vector<pid_t>& servers_alive() {
+  static std::vector<pid_t> all;
+  static const int registered = std::atexit([] {
+    for (auto pid : all)
+      ::kill(pid, SIGTERM);
+  });
+  (void) registered;
+  return all;
+}
 
 /// A `troupe serve` on a folder of its own.
 class server {
@@ -38,6 +50,7 @@ public:
     argv.push_back(nullptr);
     if (::posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), ::environ) != 0)
       die("posix_spawn");
+    servers_alive().push_back(pid_);
     ::posix_spawn_file_actions_destroy(&actions);
     ::close(out[1]);
     std::string line;
@@ -67,6 +80,7 @@ public:
       return;
     ::kill(pid_, SIGTERM);
     ::waitpid(pid_, nullptr, 0);
+    std::erase(servers_alive(), pid_);
     pid_ = 0;
   }
 
