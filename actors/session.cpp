@@ -334,9 +334,9 @@ co<result<bool>> session_impl::lay_on(snapshot_ref ref) {
   auto held = co_await ask<layers_held>(self_, shared_.directory.snapshots(), std::move(request));
   if (!held)
     co_return unexpected(std::move(held.error()));
-  if (!held->held)
+  if (!held->claim)
     co_return false;
-  rebase_sandbox change{*held->held};
+  rebase_sandbox change{std::move(held->claim)};
   auto ready = co_await ask<sandbox_ready>(self_, backend_, std::move(change));
   open_ = ready.has_value();
   if (ready) {

@@ -34,7 +34,9 @@ snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_beha
   schedule_retention();
   return {
     [this](const snapshot_restorable& x) { return respond(self_, scope_, restorable(x)); },
-    [this](restore_snapshot& x) { return respond(self_, scope_, restore(std::move(x))); },
+    [this](restore_snapshot& x) {
+      return respond(self_, scope_, explained(restore(x), x.ref, x.tenant));
+    },
     [this](remove_snapshot& x) { return respond(self_, scope_, remove(std::move(x))); },
     [this](list_snapshots& x) -> caf::result<snapshot_page> {
       reply_to<snapshot_page> reply{self_};
@@ -47,10 +49,12 @@ snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_beha
     [this](diff_snapshots& x) { return respond(self_, scope_, diff(std::move(x))); },
     [this](prune_snapshots& x) { return respond(self_, scope_, prune(std::move(x))); },
     [](action& work) { work(); },
-    [this](hold_layers& x) { return respond(self_, scope_, hold(std::move(x))); },
+    [this](hold_layers& x) { return respond(self_, scope_, explained(hold(x), x.ref, x.tenant)); },
     [this](persist_snapshot& x) { return respond(self_, scope_, persist(std::move(x))); },
     [this](compute_fingerprint& x) { return respond(self_, scope_, fingerprint(std::move(x))); },
-    [this](diff_live_tree& x) { return respond(self_, scope_, diff_live(std::move(x))); },
+    [this](diff_live_tree& x) {
+      return respond(self_, scope_, explained(diff_live(x), x.from, x.tenant));
+    },
   };
 }
 
@@ -197,17 +201,15 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
     auto hidden = x.ref;
     hidden.id = **id;
     backends::held_layers held{hidden.base_path, hidden.id};
+    out.claim = std::make_shared<layer_claim>(source, held);
     auto unpacked = source->unpack(held, stop);
-    if (!unpacked) {
-      source->release(held);
+    if (!unpacked)
       return unexpected(std::move(unpacked.error()));
-    }
-    out.held = std::move(held);
     out.lease = std::move(unpacked->lease);
     return out;
   };
   auto done = co_await offload<layers_held>(self_, shared_.cpu, x.tenant, work);
-  if (done && done->held)
+  if (done && done->claim)
     shared_.metrics.snapshots_restored.fetch_add(1, std::memory_order_relaxed);
   co_return done;
 }
@@ -279,6 +281,22 @@ co<result<snapshot_ref>> snapshot_store_state::find(std::string id, std::string 
   co_return ref;
 }
 
+co<error> snapshot_store_state::explain(error failed, snapshot_ref ref, std::string tenant) {
+  // Who removes it has this place until nobody knows it any more.
+  place here{*this, ref.id};
+  auto mine = co_await here.one_at_a_time().acquire();
+  auto known = co_await find(ref.id, tenant);
+  if (known || known.error().code != errc::not_found)
+    co_return failed;
+  auto look = co_await looks_.acquire();
+  auto work = [&repository = shared_.snapshots, ref] { return repository.restorable(ref); };
+  auto there = co_await offload<bool>(self_, shared_.io, tenant, work);
+  if (!there || *there)
+    co_return failed;
+  known.error().operation = failed.operation;
+  co_return known.error();
+}
+
 co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
@@ -311,7 +329,12 @@ co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
     = [&repository = shared_.snapshots, from = *from, to = *to, x, stop = stop_.get_token()] {
         return repository.diff(from, to, nullptr, x.text, stop);
       };
-  co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+  auto done = co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+  turn.release();
+  for (const auto& ref : {*from, *to})
+    if (!done && done.error().code == errc::snapshot_restore_error)
+      done = unexpected(co_await explain(done.error(), ref, x.tenant));
+  co_return done;
 }
 
 co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {

@@ -60,6 +60,17 @@ private:
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);
   co<result<void>> publish(snapshot_ref ref, std::string tenant);
   bool is_remote(const snapshot_ref& ref) const;
+  /// What to tell of a job on a snapshot that failed: `not_found` where somebody has removed it
+  /// meanwhile.
+  co<error> explain(error failed, snapshot_ref ref, std::string tenant);
+  template <class T>
+  co<result<T>> explained(co<result<T>> job, snapshot_ref ref, std::string tenant) {
+    auto done = co_await job;
+    if (done || done.error().code != errc::snapshot_restore_error)
+      co_return done;
+    auto why = co_await explain(std::move(done.error()), std::move(ref), std::move(tenant));
+    co_return unexpected(std::move(why));
+  }
   /// Where a snapshot of that tenant is; `not_found`.
   co<result<snapshot_ref>> find(std::string id, std::string tenant);
 
