@@ -9,6 +9,9 @@ namespace {
 
 constexpr uint32_t transfers_at_once = 2;
 
+/// Jobs that were running when a snapshot was removed have mostly ended by then.
+constexpr auto collection_delay = std::chrono::seconds{1};
+
 /// Of a workspace that lies on layers, only what lies above them need be looked at.
 void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
                 snapshot::persist_request& tree) {
@@ -239,8 +242,23 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
     co_return removed;
+  collect_later(found->base_path);
   drop_snapshot_record entry{x.id};
   co_return co_await ask<void>(self_, shared_.directory.registry(), std::move(entry));
+}
+
+void snapshot_store_state::collect_later(const std::string& base_path) {
+  if (!uncollected_.insert(base_path).second)
+    return;
+  auto turn = [this, base_path] {
+    uncollected_.erase(base_path);
+    auto work = [&repository = shared_.snapshots, base_path]() -> result<void> {
+      repository.sweep(base_path);
+      return {};
+    };
+    offload_then<void>(self_, shared_.io, "snapshots", work, [](const result<void>&) {});
+  };
+  tell_later(self_, collection_delay, action{turn});
 }
 
 co<result<bool>> snapshot_store_state::restorable(snapshot_restorable x) {

@@ -54,6 +54,9 @@ private:
   co<result<prune_report>> prune_some(std::vector<snapshot_info> all, prune_snapshots bounds,
                                       std::set<std::string> keep);
 
+  /// Removes blobs that nothing refers to from a folder, a little later: when the last reference
+  /// went, a job may have had the folder in use.
+  void collect_later(const std::string& base_path);
   /// Makes one layer of a long chain, after the answer.
   co<result<void>> flatten(snapshot_ref ref, std::string tenant);
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
@@ -81,6 +84,7 @@ private:
   services& shared_;
   uint32_t queued_ = 0;
   std::stop_source stop_;
+  std::set<std::string> uncollected_; ///< folders that `collect_later` is to look at
   /// One job per snapshot: waiters by snapshot id.
   std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;
   async_semaphore running_;
