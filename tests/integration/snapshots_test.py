@@ -1,5 +1,6 @@
 """Restore points, differences, forks and retention as a client sees them."""
 
+import threading
 import unittest
 
 from troupe_server import ServerTest
@@ -56,6 +57,38 @@ class Snapshots(ServerTest):
             self.assertEqual(self.call("POST", fork, "/stop")[1]["status"], "stopped")
             self.assertEqual(self.server.json("DELETE", "/v1/sessions/" + fork["id"])[0], 204)
         self.assertEqual(self.exec(session, "cat a")["stdout"], "shared\n")
+
+    def test_what_another_client_prunes_meanwhile_is_not_found(self):
+        session = self.create(snapshot={"type": "local"})
+        over = threading.Event()
+        failed = []
+
+        def prune():
+            while not over.is_set():
+                status, answer = self.server.json("POST", "/v1/snapshots/prune", {"max_count": 0})
+                if status != 200:
+                    failed.append(answer)
+
+        other = threading.Thread(target=prune)
+        other.start()
+        try:
+            for i in range(40):
+                self.exec(session, f"echo {i} > a")
+                old = self.checkpoint(session, "old")["id"]
+                self.checkpoint(session, "needed")
+                status, forks = self.call("POST", session, "/fork", {"count": 2})
+                self.assertEqual(status, 201, forks)
+                for fork in forks["items"]:
+                    self.assertEqual(self.exec(fork, "cat a")["stdout"], f"{i}\n")
+                    self.server.json("DELETE", "/v1/sessions/" + fork["id"])
+                status, answer = self.call("GET", session, "/diff?from=" + old)
+                self.assertIn(status, (200, 404), answer)
+                status, answer = self.call("POST", session, "/rewind", {"snapshot_id": old})
+                self.assertIn(status, (200, 404), answer)
+        finally:
+            over.set()
+            other.join()
+        self.assertEqual(failed, [])
 
     def test_a_session_without_snapshots_has_restore_points_and_forks(self):
         session = self.create()
