@@ -9,6 +9,9 @@ namespace {
 
 constexpr uint32_t transfers_at_once = 2;
 
+/// Layers that a resume can do with, rather than wait until they are made one.
+constexpr uint32_t longest_to_resume = 64;
+
 /// Jobs that were running when a snapshot was removed have mostly ended by then.
 constexpr auto collection_delay = std::chrono::seconds{1};
 
@@ -31,6 +34,8 @@ snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services&
 
 snapshot_store_state::~snapshot_store_state() {
   stop_.request_stop();
+  for (auto& [id, stop] : flattening_)
+    stop.request_stop();
 }
 
 snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_behavior() {
@@ -160,7 +165,8 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
       co_return unexpected(std::move(known.error()));
   }
   if (written->new_bytes > 0 && written->info.layers > 1)
-    launch<void>(scope_, flatten(x.ref, x.tenant), [](const result<void>&) {});
+    launch<void>(scope_, flatten(x.ref, x.tenant, written->info.layers, x.layers != nullptr),
+                 [](const result<void>&) {});
   shared_.metrics.snapshots_persisted.fetch_add(1, std::memory_order_relaxed);
   co_return written;
 }
@@ -168,6 +174,7 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
 co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
+  give_way(x.ref.id);
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
@@ -186,6 +193,7 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
+  give_way(x.ref.id);
   place here{*this, x.ref.id};
   auto mine = co_await here.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
@@ -370,20 +378,42 @@ co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
   co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
 }
 
-co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant) {
+void snapshot_store_state::give_way(const std::string& id) {
+  if (auto i = flattening_.find(id); i != flattening_.end())
+    i->second.request_stop();
+}
+
+co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant,
+                                               uint32_t layers, bool unpacked) {
+  auto gives_way = layers < longest_to_resume;
+  std::stop_source giving;
+  if (gives_way)
+    flattening_[ref.id] = giving;
   place held{*this, ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
-  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
-    return repository.flatten(ref, stop);
-  };
+  auto stop = gives_way ? giving.get_token() : stop_.get_token();
+  auto work
+    = [&repository = shared_.snapshots, ref, stop] { return repository.flatten(ref, stop); };
   auto done = co_await offload<bool>(self_, shared_.cpu, tenant, work);
+  if (gives_way)
+    flattening_.erase(ref.id);
   turn.release();
   if (!done)
     co_return unexpected(std::move(done.error()));
   if (!*done)
     co_return result<void>{};
-  co_return co_await publish(ref, tenant);
+  auto sent = co_await publish(ref, tenant);
+  if (!sent || !unpacked)
+    co_return sent;
+  // The next resume finds it unpacked; one that comes now need not wait for this.
+  mine.release();
+  auto again = co_await running_.acquire();
+  ref.kind = snapshot_kind::local; // a folder, also of a remote one
+  auto warm = [&repository = shared_.snapshots, ref, all = stop_.get_token()]() -> result<void> {
+    return repository.lease(ref, all).map([](const auto&) {});
+  };
+  co_return co_await offload<void>(self_, shared_.cpu, tenant, warm);
 }
 
 bool snapshot_store_state::is_remote(const snapshot_ref& ref) const {

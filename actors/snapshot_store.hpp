@@ -57,8 +57,10 @@ private:
   /// Removes blobs that nothing refers to from a folder, a little later: when the last reference
   /// went, a job may have had the folder in use.
   void collect_later(const std::string& base_path);
-  /// Makes one layer of a long chain, after the answer.
-  co<result<void>> flatten(snapshot_ref ref, std::string tenant);
+  /// Makes one layer of a long chain, after the answer. Gives way to whoever needs the snapshot
+  /// meanwhile, unless the chain is too long. `unpacked`: it will be laid below a workspace again.
+  co<result<void>> flatten(snapshot_ref ref, std::string tenant, uint32_t layers, bool unpacked);
+  void give_way(const std::string& id);
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);
   co<result<void>> publish(snapshot_ref ref, std::string tenant);
@@ -84,6 +86,7 @@ private:
   services& shared_;
   uint32_t queued_ = 0;
   std::stop_source stop_;
+  std::map<std::string, std::stop_source> flattening_; ///< those that give way, by snapshot id
   std::set<std::string> uncollected_; ///< folders that `collect_later` is to look at
   /// One job per snapshot: waiters by snapshot id.
   std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;

@@ -1,9 +1,10 @@
 """Restore points, differences, forks and retention as a client sees them."""
 
+import subprocess
 import threading
 import unittest
 
-from troupe_server import ServerTest
+from troupe_server import TROUPE, Server, ServerTest
 
 
 class Snapshots(ServerTest):
@@ -57,6 +58,35 @@ class Snapshots(ServerTest):
             self.assertEqual(self.call("POST", fork, "/stop")[1]["status"], "stopped")
             self.assertEqual(self.server.json("DELETE", "/v1/sessions/" + fork["id"])[0], 204)
         self.assertEqual(self.exec(session, "cat a")["stdout"], "shared\n")
+
+    def test_the_command_line_prunes_a_servers_folder_only_knowingly(self):
+        server = Server()
+        self.addCleanup(server.close)
+        session = server.json("POST", "/v1/sessions", {"snapshot": {"type": "local"}})[1]["id"]
+        points = []
+        for i in range(3):
+            server.json("POST", f"/v1/sessions/{session}/exec", {"command": f"echo {i} > a"})
+            answer = server.json("POST", f"/v1/sessions/{session}/checkpoint", {"name": "p"})
+            points.append(answer[1]["id"])
+        prune = [TROUPE, "snapshots", "prune", "--store", server.state_dir + "/snapshots/default",
+                 "--max-count", "0"]
+        refused = subprocess.run(prune, capture_output=True, text=True, check=False)
+        self.assertEqual((refused.returncode, refused.stdout), (1, ""))
+        self.assertIn("ask the server to prune, or --force", refused.stderr)
+        self.assertEqual(len(server.json("GET", "/v1/snapshots")[1]["items"]), 3)
+        server.kill()
+        done = subprocess.run(prune, capture_output=True, text=True, check=True)
+        self.assertEqual(set(done.stdout.split()), set(points[:2]))
+        server.start()
+        left = server.json("GET", "/v1/snapshots")[1]["items"]
+        self.assertEqual([x["id"] for x in left], points[2:])
+        status, answer = server.json("POST", f"/v1/sessions/{session}/rewind",
+                                     {"snapshot_id": points[2]})
+        self.assertEqual(status, 200, answer)
+        server.kill()
+        done = subprocess.run([*prune, "--force"], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout.split(), points[2:])
+        server.start()
 
     def test_what_another_client_prunes_meanwhile_is_not_found(self):
         session = self.create(snapshot={"type": "local"})
