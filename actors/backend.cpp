@@ -53,7 +53,9 @@ backend_state::handle_type::behavior_type backend_state::make_behavior() {
       return respond(self_, scope_, ready_after(&backends::sandbox::reopen_root));
     },
     [this](rebase_sandbox& x) {
-      auto step = [held = std::move(x.held)](backends::sandbox& box) { return box.rebase(held); };
+      auto step = [claim = std::move(x.claim)](backends::sandbox& box) {
+        return box.rebase(claim->take());
+      };
       return respond(self_, scope_, ready_after(std::move(step)));
     },
     [this](const why_no_layers&) -> caf::result<std::string> { return sandbox_->why_no_layers(); },
@@ -101,6 +103,7 @@ void backend_state::on_notice(backends::sandbox_notice x) {
 
 co<result<sandbox_ready>>
 backend_state::ready_after(std::function<result<void>(backends::sandbox&)> step) {
+  auto turn = co_await steps_.acquire();
   auto sandbox = sandbox_;
   auto work = [sandbox, step] { return step(*sandbox); };
   auto opened = co_await offload<void>(self_, shared_.io, tenant_, work);
@@ -135,6 +138,8 @@ co<result<void>> backend_state::close() {
 }
 
 co<result<void>> backend_state::remove() {
+  // A step that a session asked for and did not live to see is none the less done first.
+  auto turn = co_await steps_.acquire();
   auto closed = co_await close();
   if (!closed)
     co_return closed;

@@ -63,6 +63,7 @@ private:
   /// Writes into terminals that were not taken yet.
   std::unordered_map<uint64_t, reply_to<void>> inputs_;
   uint64_t next_input_ = 1;
+  async_semaphore steps_{scope_, 1}; ///< one opens, or removes, at a time
   task_scope scope_;
 };
 

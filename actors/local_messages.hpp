@@ -1,5 +1,6 @@
 #pragma once
 
+#include "actors/layer_claim.hpp"
 #include "backends/backend.hpp"
 #include "messages/interfaces.hpp"
 
@@ -28,7 +29,7 @@ struct reopen_root {};
 /// Puts an empty tree above held layers in the workspace's place, and opens that; see
 /// `sandbox::rebase`.
 struct rebase_sandbox {
-  backends::held_layers held;
+  std::shared_ptr<layer_claim> claim;
 };
 
 /// Why no workspace can lie on layers; empty: one can.
@@ -221,8 +222,8 @@ struct hold_layers {
 };
 
 struct layers_held {
-  std::optional<backends::held_layers> held; ///< nullopt: that snapshot has no layers
-  std::shared_ptr<const void> lease;         ///< until somebody else has one
+  std::shared_ptr<layer_claim> claim; ///< null: that snapshot has no layers
+  std::shared_ptr<const void> lease;  ///< until somebody else has one
 };
 
 using local_snapshot_store_actor = with_actions<snapshot_store_actor>::extend<

@@ -3,6 +3,7 @@
 #include "actors/local_messages.hpp"
 #include "actors/repository_layers.hpp"
 #include "actors/sinks/sink_set.hpp"
+#include "actors/snapshot_pins.hpp"
 #include "backends/runtime.hpp"
 #include "backends/thread_pool.hpp"
 #include "snapshot/repository.hpp"
@@ -234,6 +235,7 @@ struct services {
   actors::metrics metrics;
   std::unique_ptr<sink_set> sinks = nullptr;           ///< null: none are configured
   std::shared_ptr<repository_layers> layers = nullptr; ///< null: workspaces are copied
+  snapshot_pins pins = {};
 };
 
 /// Milliseconds since the epoch, UTC.

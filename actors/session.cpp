@@ -238,7 +238,9 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   bool reusable = preserved_ && record_.live.workspace_root_ready && *root_there;
 
   bool restorable = false;
-  if (!noop_snapshot()) {
+  // Where the live workspace wins anyway, a store that cannot be reached is no obstacle.
+  bool live_wins = reusable && policy == workspace_conflict::live_wins;
+  if (!noop_snapshot() && !live_wins) {
     snapshot_restorable question{stored_snapshot()};
     auto known = co_await ask<bool>(self_, shared_.directory.snapshots(), std::move(question));
     if (!known)
@@ -259,7 +261,7 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
   }
 
   auto wanted = std::make_shared<const manifest>(state.manifest);
-  if (restorable && !(reusable && policy == workspace_conflict::live_wins)) {
+  if (restorable) {
     bool matches = false;
     if (*root_there) {
       auto same = co_await matches_snapshot();
@@ -334,9 +336,9 @@ co<result<bool>> session_impl::lay_on(snapshot_ref ref) {
   auto held = co_await ask<layers_held>(self_, shared_.directory.snapshots(), std::move(request));
   if (!held)
     co_return unexpected(std::move(held.error()));
-  if (!held->held)
+  if (!held->claim)
     co_return false;
-  rebase_sandbox change{*held->held};
+  rebase_sandbox change{std::move(held->claim)};
   auto ready = co_await ask<sandbox_ready>(self_, backend_, std::move(change));
   open_ = ready.has_value();
   if (ready) {

@@ -5,6 +5,13 @@
 
 namespace troupe::actors {
 
+namespace {
+
+/// Sessions of forks that are not there by then will not come.
+constexpr auto fork_patience = std::chrono::minutes{10};
+
+} // namespace
+
 snapshot_ref session_impl::stored_snapshot() const {
   return placed(shared_.config, record_.spec.state.snapshot, record_.spec.tenant);
 }
@@ -67,7 +74,9 @@ co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
   if (!up_)
     co_return unexpected(make_error(errc::conflict, op::snapshot_persist,
                                     "only a running session has a state to come back to"));
-  auto request = co_await persist_request_for(snapshot_place(make_uuid()));
+  auto id = make_uuid();
+  auto pinned = shared_.pins.hold(id); // until the record says that it is needed
+  auto request = co_await persist_request_for(snapshot_place(id));
   if (!request)
     co_return unexpected(std::move(request.error()));
   request->name = std::move(x.name);
@@ -104,6 +113,7 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
   if (!up_)
     co_return unexpected(
       make_error(errc::conflict, op::snapshot_restore, "only a running session can go back"));
+  auto pinned = shared_.pins.hold(x.snapshot_id);
   auto ref = co_await find_snapshot(x.snapshot_id, op::snapshot_restore);
   if (!ref)
     co_return unexpected(std::move(ref.error()));
@@ -141,6 +151,7 @@ co<result<session_view>> session_impl::rewind(rewind_session x) {
 
 co<result<workspace_diff>> session_impl::diff(diff_session x) {
   auto from = x.from.empty() ? record_.live.base_snapshot : x.from;
+  auto pinned = shared_.pins.hold(from);
   if (from.empty())
     co_return unexpected(make_error(errc::snapshot_not_restorable, op::read,
                                     "the session has no snapshot to compare with"));
@@ -169,9 +180,14 @@ co<result<fork_plan>> session_impl::fork(fork_session x) {
     co_return unexpected(std::move(request.error()));
   request->session_id = x.ids.at(0); // each copy owns its snapshot
   request->copies.assign(x.ids.begin() + 1, x.ids.end());
+  // Until their sessions are made of them.
+  shared_.pins.expect(x.ids, std::chrono::steady_clock::now() + fork_patience);
   auto written = co_await persist_live(std::move(*request), true);
-  if (!written)
+  if (!written) {
+    for (const auto& id : x.ids)
+      shared_.pins.arrived(id);
     co_return unexpected(std::move(written.error()));
+  }
   fork_plan plan;
   plan.spec = record_.spec;
   auto& state = plan.spec.state;

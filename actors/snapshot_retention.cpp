@@ -72,13 +72,9 @@ co<result<prune_report>> snapshot_store_state::prune_some(std::vector<snapshot_i
   }
   prune_report report;
   for (auto i = doomed.rbegin(); i != doomed.rend() && report.removed.size() < most_at_once; ++i) {
+    if (shared_.pins.keeps(i->id))
+      continue;
     if (!bounds.dry_run) {
-      // A session may have been made of it since.
-      get_record owner{i->id};
-      auto used
-        = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(owner));
-      if (used)
-        continue;
       remove_snapshot request{i->id, i->tenant};
       auto removed = co_await remove(std::move(request));
       if (!removed && removed.error().code != errc::not_found)
@@ -92,10 +88,10 @@ co<result<prune_report>> snapshot_store_state::prune_some(std::vector<snapshot_i
 }
 
 co<result<prune_report>> snapshot_store_state::prune(prune_snapshots x) {
+  auto watch = shared_.pins.watch();
   auto all = co_await list_all(x.tenant);
   if (!all)
     co_return unexpected(std::move(all.error()));
-  // Looked at after the list: a session that is made meanwhile has its snapshot in there.
   auto keep = co_await needed();
   if (!keep)
     co_return unexpected(std::move(keep.error()));
@@ -123,6 +119,7 @@ void snapshot_store_state::schedule_retention() {
 }
 
 co<result<void>> snapshot_store_state::retain() {
+  auto watch = shared_.pins.watch();
   auto all = co_await list_all("");
   if (!all)
     co_return unexpected(std::move(all.error()));

@@ -9,6 +9,12 @@ namespace {
 
 constexpr uint32_t transfers_at_once = 2;
 
+/// Layers that a resume can do with, rather than wait until they are made one.
+constexpr uint32_t longest_to_resume = 64;
+
+/// Jobs that were running when a snapshot was removed have mostly ended by then.
+constexpr auto collection_delay = std::chrono::seconds{1};
+
 /// Of a workspace that lies on layers, only what lies above them need be looked at.
 void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
                 snapshot::persist_request& tree) {
@@ -28,13 +34,17 @@ snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services&
 
 snapshot_store_state::~snapshot_store_state() {
   stop_.request_stop();
+  for (auto& [id, stop] : flattening_)
+    stop.request_stop();
 }
 
 snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_behavior() {
   schedule_retention();
   return {
     [this](const snapshot_restorable& x) { return respond(self_, scope_, restorable(x)); },
-    [this](restore_snapshot& x) { return respond(self_, scope_, restore(std::move(x))); },
+    [this](restore_snapshot& x) {
+      return respond(self_, scope_, explained(restore(x), x.ref, x.tenant));
+    },
     [this](remove_snapshot& x) { return respond(self_, scope_, remove(std::move(x))); },
     [this](list_snapshots& x) -> caf::result<snapshot_page> {
       reply_to<snapshot_page> reply{self_};
@@ -47,10 +57,12 @@ snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_beha
     [this](diff_snapshots& x) { return respond(self_, scope_, diff(std::move(x))); },
     [this](prune_snapshots& x) { return respond(self_, scope_, prune(std::move(x))); },
     [](action& work) { work(); },
-    [this](hold_layers& x) { return respond(self_, scope_, hold(std::move(x))); },
+    [this](hold_layers& x) { return respond(self_, scope_, explained(hold(x), x.ref, x.tenant)); },
     [this](persist_snapshot& x) { return respond(self_, scope_, persist(std::move(x))); },
     [this](compute_fingerprint& x) { return respond(self_, scope_, fingerprint(std::move(x))); },
-    [this](diff_live_tree& x) { return respond(self_, scope_, diff_live(std::move(x))); },
+    [this](diff_live_tree& x) {
+      return respond(self_, scope_, explained(diff_live(x), x.from, x.tenant));
+    },
   };
 }
 
@@ -153,7 +165,8 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
       co_return unexpected(std::move(known.error()));
   }
   if (written->new_bytes > 0 && written->info.layers > 1)
-    launch<void>(scope_, flatten(x.ref, x.tenant), [](const result<void>&) {});
+    launch<void>(scope_, flatten(x.ref, x.tenant, written->info.layers, x.layers != nullptr),
+                 [](const result<void>&) {});
   shared_.metrics.snapshots_persisted.fetch_add(1, std::memory_order_relaxed);
   co_return written;
 }
@@ -161,6 +174,7 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
 co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
+  give_way(x.ref.id);
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
@@ -179,6 +193,7 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
+  give_way(x.ref.id);
   place here{*this, x.ref.id};
   auto mine = co_await here.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
@@ -197,17 +212,15 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
     auto hidden = x.ref;
     hidden.id = **id;
     backends::held_layers held{hidden.base_path, hidden.id};
+    out.claim = std::make_shared<layer_claim>(source, held);
     auto unpacked = source->unpack(held, stop);
-    if (!unpacked) {
-      source->release(held);
+    if (!unpacked)
       return unexpected(std::move(unpacked.error()));
-    }
-    out.held = std::move(held);
     out.lease = std::move(unpacked->lease);
     return out;
   };
   auto done = co_await offload<layers_held>(self_, shared_.cpu, x.tenant, work);
-  if (done && done->held)
+  if (done && done->claim)
     shared_.metrics.snapshots_restored.fetch_add(1, std::memory_order_relaxed);
   co_return done;
 }
@@ -237,8 +250,23 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
     co_return removed;
+  collect_later(found->base_path);
   drop_snapshot_record entry{x.id};
   co_return co_await ask<void>(self_, shared_.directory.registry(), std::move(entry));
+}
+
+void snapshot_store_state::collect_later(const std::string& base_path) {
+  if (!uncollected_.insert(base_path).second)
+    return;
+  auto turn = [this, base_path] {
+    uncollected_.erase(base_path);
+    auto work = [&repository = shared_.snapshots, base_path]() -> result<void> {
+      repository.sweep(base_path);
+      return {};
+    };
+    offload_then<void>(self_, shared_.io, "snapshots", work, [](const result<void>&) {});
+  };
+  tell_later(self_, collection_delay, action{turn});
 }
 
 co<result<bool>> snapshot_store_state::restorable(snapshot_restorable x) {
@@ -279,6 +307,22 @@ co<result<snapshot_ref>> snapshot_store_state::find(std::string id, std::string 
   co_return ref;
 }
 
+co<error> snapshot_store_state::explain(error failed, snapshot_ref ref, std::string tenant) {
+  // Who removes it has this place until nobody knows it any more.
+  place here{*this, ref.id};
+  auto mine = co_await here.one_at_a_time().acquire();
+  auto known = co_await find(ref.id, tenant);
+  if (known || known.error().code != errc::not_found)
+    co_return failed;
+  auto look = co_await looks_.acquire();
+  auto work = [&repository = shared_.snapshots, ref] { return repository.restorable(ref); };
+  auto there = co_await offload<bool>(self_, shared_.io, tenant, work);
+  if (!there || *there)
+    co_return failed;
+  known.error().operation = failed.operation;
+  co_return known.error();
+}
+
 co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
   if (auto refused = admit(op::snapshot_restore))
     co_return unexpected(std::move(*refused));
@@ -311,7 +355,12 @@ co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
     = [&repository = shared_.snapshots, from = *from, to = *to, x, stop = stop_.get_token()] {
         return repository.diff(from, to, nullptr, x.text, stop);
       };
-  co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+  auto done = co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
+  turn.release();
+  for (const auto& ref : {*from, *to})
+    if (!done && done.error().code == errc::snapshot_restore_error)
+      done = unexpected(co_await explain(done.error(), ref, x.tenant));
+  co_return done;
 }
 
 co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
@@ -329,20 +378,42 @@ co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
   co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
 }
 
-co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant) {
+void snapshot_store_state::give_way(const std::string& id) {
+  if (auto i = flattening_.find(id); i != flattening_.end())
+    i->second.request_stop();
+}
+
+co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant,
+                                               uint32_t layers, bool unpacked) {
+  auto gives_way = layers < longest_to_resume;
+  std::stop_source giving;
+  if (gives_way)
+    flattening_[ref.id] = giving;
   place held{*this, ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto turn = co_await running_.acquire();
-  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
-    return repository.flatten(ref, stop);
-  };
+  auto stop = gives_way ? giving.get_token() : stop_.get_token();
+  auto work
+    = [&repository = shared_.snapshots, ref, stop] { return repository.flatten(ref, stop); };
   auto done = co_await offload<bool>(self_, shared_.cpu, tenant, work);
+  if (gives_way)
+    flattening_.erase(ref.id);
   turn.release();
   if (!done)
     co_return unexpected(std::move(done.error()));
   if (!*done)
     co_return result<void>{};
-  co_return co_await publish(ref, tenant);
+  auto sent = co_await publish(ref, tenant);
+  if (!sent || !unpacked)
+    co_return sent;
+  // The next resume finds it unpacked; one that comes now need not wait for this.
+  mine.release();
+  auto again = co_await running_.acquire();
+  ref.kind = snapshot_kind::local; // a folder, also of a remote one
+  auto warm = [&repository = shared_.snapshots, ref, all = stop_.get_token()]() -> result<void> {
+    return repository.lease(ref, all).map([](const auto&) {});
+  };
+  co_return co_await offload<void>(self_, shared_.cpu, tenant, warm);
 }
 
 bool snapshot_store_state::is_remote(const snapshot_ref& ref) const {

@@ -54,12 +54,28 @@ private:
   co<result<prune_report>> prune_some(std::vector<snapshot_info> all, prune_snapshots bounds,
                                       std::set<std::string> keep);
 
-  /// Makes one layer of a long chain, after the answer.
-  co<result<void>> flatten(snapshot_ref ref, std::string tenant);
+  /// Removes blobs that nothing refers to from a folder, a little later: when the last reference
+  /// went, a job may have had the folder in use.
+  void collect_later(const std::string& base_path);
+  /// Makes one layer of a long chain, after the answer. Gives way to whoever needs the snapshot
+  /// meanwhile, unless the chain is too long. `unpacked`: it will be laid below a workspace again.
+  co<result<void>> flatten(snapshot_ref ref, std::string tenant, uint32_t layers, bool unpacked);
+  void give_way(const std::string& id);
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);
   co<result<void>> publish(snapshot_ref ref, std::string tenant);
   bool is_remote(const snapshot_ref& ref) const;
+  /// What to tell of a job on a snapshot that failed: `not_found` where somebody has removed it
+  /// meanwhile.
+  co<error> explain(error failed, snapshot_ref ref, std::string tenant);
+  template <class T>
+  co<result<T>> explained(co<result<T>> job, snapshot_ref ref, std::string tenant) {
+    auto done = co_await job;
+    if (done || done.error().code != errc::snapshot_restore_error)
+      co_return done;
+    auto why = co_await explain(std::move(done.error()), std::move(ref), std::move(tenant));
+    co_return unexpected(std::move(why));
+  }
   /// Where a snapshot of that tenant is; `not_found`.
   co<result<snapshot_ref>> find(std::string id, std::string tenant);
 
@@ -70,6 +86,8 @@ private:
   services& shared_;
   uint32_t queued_ = 0;
   std::stop_source stop_;
+  std::map<std::string, std::stop_source> flattening_; ///< those that give way, by snapshot id
+  std::set<std::string> uncollected_; ///< folders that `collect_later` is to look at
   /// One job per snapshot: waiters by snapshot id.
   std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;
   async_semaphore running_;

@@ -167,6 +167,8 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
   record.spec = std::move(spec);
   const auto id = record.spec.id;
   const auto tenant = record.spec.tenant;
+  const auto snapshot_id = record.spec.state.snapshot.id;
+  auto pinned = shared_.pins.hold(snapshot_id);
   // The place is taken before the first wait, so that two requests cannot make one id.
   auto spawned = spawn_child(record);
   if (!spawned)
@@ -174,6 +176,7 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
   auto session = children_.at(id)->session;
   put_record first{std::move(record)};
   auto written = co_await ask<void>(self_, shared_.directory.registry(), std::move(first));
+  shared_.pins.arrived(snapshot_id);
   result<session_view> view = unexpected(make_error(errc::internal, op::create, ""));
   if (!written) {
     view = unexpected(std::move(written.error()));

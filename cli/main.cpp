@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
       command->add_option("--max-count", snapshots.max_count, "How many stay");
       command->add_option("--max-bytes", snapshots.max_bytes, "Of the files inside");
       command->add_flag("--dry-run", snapshots.dry_run, "Only say what would go");
+      command->add_flag("--force", snapshots.force, "Also what sessions of a server may need");
     } else if (name != "list") {
       command->add_option("id", snapshots.id, "Which")->required();
     }

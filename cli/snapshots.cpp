@@ -1,5 +1,6 @@
 #include "cli/snapshots.hpp"
 
+#include "actors/registry_db.hpp"
 #include "messages/json.hpp"
 #include "messages/unique_fd.hpp"
 #include "snapshot/repository.hpp"
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 #include <tuple>
 
 namespace troupe::cli {
@@ -51,10 +53,45 @@ result<snapshot_info> import_tar(snapshot::repository& repository, const std::st
   return taken.map([](snapshot_outcome x) { return std::move(x.info); });
 }
 
+/// The registry of the server whose folder this is; null: it is no server's. Fails while the server
+/// runs: it alone knows then what its sessions are about to need.
+result<std::unique_ptr<actors::registry_db>> registry_of(const fs::path& store) {
+  auto folder = store / ""; // with or without a slash at the end
+  auto snapshots = folder.parent_path().parent_path();
+  auto path = snapshots.parent_path() / "registry.sqlite";
+  if (snapshots.filename() != "snapshots" || !fs::exists(path))
+    return nullptr;
+  auto registry = actors::registry_db::open(path);
+  if (!registry)
+    return unexpected(make_error(errc::conflict, op::remove,
+                                 "the folder is a server's; ask the server to prune, or --force")
+                        .with("cause", registry.error().message)
+                        .with("path", path.string()));
+  return registry;
+}
+
 int prune(snapshot::repository& repository, const snapshots_options& options) {
   auto all = repository.list(options.store);
   if (!all)
     return fail(all.error());
+  std::unique_ptr<actors::registry_db> registry;
+  std::set<std::string> needed;
+  if (!options.force) {
+    std::error_code failed;
+    auto found = registry_of(fs::weakly_canonical(options.store, failed));
+    if (!found)
+      return fail(found.error());
+    registry = std::move(*found);
+  }
+  if (registry) {
+    auto sessions = registry->load(load_records{0, 1});
+    if (!sessions)
+      return fail(sessions.error());
+    for (const auto& x : *sessions) {
+      needed.insert(x.spec.state.snapshot.id);
+      needed.insert(x.live.base_snapshot);
+    }
+  }
   std::sort(all->begin(), all->end(), [](const auto& a, const auto& b) {
     return std::tie(a.created_at_ms, a.id) > std::tie(b.created_at_ms, b.id);
   });
@@ -69,13 +106,16 @@ int prune(snapshot::repository& repository, const snapshots_options& options) {
     bool beyond = (options.max_age_s && now - info.created_at_ms > *options.max_age_s * 1000)
                   || (options.max_count && count > *options.max_count)
                   || (options.max_bytes && bytes > static_cast<uint64_t>(*options.max_bytes));
-    if (!beyond)
+    if (!beyond || needed.contains(info.id))
       continue;
     std::printf("%s\n", info.id.c_str());
     if (options.dry_run)
       continue;
     if (auto ok = repository.remove({snapshot_kind::local, info.id, options.store, {}}); !ok)
       return fail(ok.error());
+    if (registry)
+      if (auto ok = registry->drop(drop_snapshot_record{info.id}); !ok)
+        return fail(ok.error());
   }
   repository.sweep(options.store);
   return 0;

@@ -15,6 +15,7 @@ struct snapshots_options {
   std::string format = "tar";
   bool text = false;
   bool dry_run = false;
+  bool force = false; ///< prune: also what sessions of a server may need
   std::optional<int64_t> max_age_s;
   std::optional<int64_t> max_count;
   std::optional<int64_t> max_bytes;

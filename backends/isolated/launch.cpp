@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -70,6 +71,7 @@ struct child_plan {
   const char* const* sources;
   int source_count;
   int control;
+  int server_control; ///< the other end
   int listener;
   int program;
   char* handed; ///< eight hexadecimal digits for each descriptor
@@ -94,6 +96,10 @@ TROUPE_IN_CHILD int run_child(void* argument) {
   plan.error = sys::call(SYS_close_range, 0, ~0U, CLOSE_RANGE_CLOEXEC);
   if (plan.error < 0)
     return 1;
+  // A server that dies before it says go leaves nobody behind, who would keep its sockets open.
+  // That the other end closes is not enough: what is launched beside this has a copy of it.
+  sys::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+  sys::call(SYS_close, plan.server_control);
   write_fd(plan.handed, plan.control);
   write_fd(plan.handed + 8, plan.listener);
   // Still with the server's own file rights, which the private directories ask for, but already in
@@ -111,6 +117,7 @@ TROUPE_IN_CHILD int run_child(void* argument) {
   char go = 0;
   if (sys::call(SYS_read, plan.control, sys::arg(&go), 1) != 1)
     return 1;
+  sys::call(SYS_prctl, PR_SET_PDEATHSIG, 0);
   // Before the exec, which takes the capabilities of everyone but the namespace's root.
   sys::call(SYS_setgroups, 0, 0);
   sys::call(SYS_setresgid, 0, 0, 0);
@@ -297,6 +304,7 @@ result<launched_init> launch_init(const launch_plan& plan) {
   child.sources = sources.data();
   child.source_count = static_cast<int>(sources.size());
   child.control = theirs.get();
+  child.server_control = out.control.get();
   child.listener = plan.listener;
   child.program = program;
   child.handed = handed.data();

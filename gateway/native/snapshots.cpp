@@ -135,7 +135,12 @@ void api::fork(call c) {
               if (all->failure) {
                 for (const auto& id : all->ids)
                   bridge_.ask<void>(
-                    context_->supervisor_of(id), [](const result<void>&) {},
+                    context_->supervisor_of(id),
+                    [this, id, tenant = c3.tenant](const result<void>&) {
+                      bridge_.ask<void>(
+                        context_->snapshots(), [](const result<void>&) {},
+                        remove_snapshot{id, tenant});
+                    },
                     remove_session{id, c3.tenant, false});
                 c3.fail(*all->failure);
                 return;

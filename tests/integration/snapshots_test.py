@@ -1,8 +1,10 @@
 """Restore points, differences, forks and retention as a client sees them."""
 
+import subprocess
+import threading
 import unittest
 
-from troupe_server import ServerTest
+from troupe_server import TROUPE, Server, ServerTest
 
 
 class Snapshots(ServerTest):
@@ -56,6 +58,67 @@ class Snapshots(ServerTest):
             self.assertEqual(self.call("POST", fork, "/stop")[1]["status"], "stopped")
             self.assertEqual(self.server.json("DELETE", "/v1/sessions/" + fork["id"])[0], 204)
         self.assertEqual(self.exec(session, "cat a")["stdout"], "shared\n")
+
+    def test_the_command_line_prunes_a_servers_folder_only_knowingly(self):
+        server = Server()
+        self.addCleanup(server.close)
+        session = server.json("POST", "/v1/sessions", {"snapshot": {"type": "local"}})[1]["id"]
+        points = []
+        for i in range(3):
+            server.json("POST", f"/v1/sessions/{session}/exec", {"command": f"echo {i} > a"})
+            answer = server.json("POST", f"/v1/sessions/{session}/checkpoint", {"name": "p"})
+            points.append(answer[1]["id"])
+        prune = [TROUPE, "snapshots", "prune", "--store", server.state_dir + "/snapshots/default",
+                 "--max-count", "0"]
+        refused = subprocess.run(prune, capture_output=True, text=True, check=False)
+        self.assertEqual((refused.returncode, refused.stdout), (1, ""))
+        self.assertIn("ask the server to prune, or --force", refused.stderr)
+        self.assertEqual(len(server.json("GET", "/v1/snapshots")[1]["items"]), 3)
+        server.kill()
+        done = subprocess.run(prune, capture_output=True, text=True, check=True)
+        self.assertEqual(set(done.stdout.split()), set(points[:2]))
+        server.start()
+        left = server.json("GET", "/v1/snapshots")[1]["items"]
+        self.assertEqual([x["id"] for x in left], points[2:])
+        status, answer = server.json("POST", f"/v1/sessions/{session}/rewind",
+                                     {"snapshot_id": points[2]})
+        self.assertEqual(status, 200, answer)
+        server.kill()
+        done = subprocess.run([*prune, "--force"], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout.split(), points[2:])
+        server.start()
+
+    def test_what_another_client_prunes_meanwhile_is_not_found(self):
+        session = self.create(snapshot={"type": "local"})
+        over = threading.Event()
+        failed = []
+
+        def prune():
+            while not over.is_set():
+                status, answer = self.server.json("POST", "/v1/snapshots/prune", {"max_count": 0})
+                if status != 200:
+                    failed.append(answer)
+
+        other = threading.Thread(target=prune)
+        other.start()
+        try:
+            for i in range(40):
+                self.exec(session, f"echo {i} > a")
+                old = self.checkpoint(session, "old")["id"]
+                self.checkpoint(session, "needed")
+                status, forks = self.call("POST", session, "/fork", {"count": 2})
+                self.assertEqual(status, 201, forks)
+                for fork in forks["items"]:
+                    self.assertEqual(self.exec(fork, "cat a")["stdout"], f"{i}\n")
+                    self.server.json("DELETE", "/v1/sessions/" + fork["id"])
+                status, answer = self.call("GET", session, "/diff?from=" + old)
+                self.assertIn(status, (200, 404), answer)
+                status, answer = self.call("POST", session, "/rewind", {"snapshot_id": old})
+                self.assertIn(status, (200, 404), answer)
+        finally:
+            over.set()
+            other.join()
+        self.assertEqual(failed, [])
 
     def test_a_session_without_snapshots_has_restore_points_and_forks(self):
         session = self.create()
