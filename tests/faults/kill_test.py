@@ -5,11 +5,11 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "integration"))
+from killed_client import KilledClient  # noqa: E402
 from troupe_server import Server  # noqa: E402
 
 ROUNDS = 10
@@ -26,29 +26,12 @@ class Trail:
         self.deleting = self.deleted = False
 
 
-class Client(threading.Thread):
+class Client(KilledClient):
     """Leads sessions through their lives until the server is gone."""
 
     def __init__(self, server):
-        super().__init__()
-        self.server = server
+        super().__init__(server)
         self.trails = []
-        self.wrong = None
-
-    def run(self):
-        try:
-            while True:
-                self.live()
-        except OSError:
-            pass  # the server was killed
-        except Exception as e:  # pylint: disable=broad-exception-caught
-            self.wrong = e
-
-    def ask(self, method, path, body=None):
-        status, answer = self.server.json(method, path, body)
-        if status >= 300:
-            raise AssertionError(f"{method} {path}: {status} {answer}")
-        return answer
 
     def live(self):
         entries = {f"d{i % 5}/f{i}": {"type": "file", "content": str(i)} for i in range(200)}

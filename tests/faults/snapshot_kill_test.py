@@ -9,11 +9,11 @@ import random
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "integration"))
+from killed_client import KilledClient  # noqa: E402
 from troupe_server import TROUPE, Server  # noqa: E402
 
 CRASHES = int(os.environ.get("TROUPE_CRASHES", "15"))
@@ -21,34 +21,17 @@ CLIENTS = 2
 SEED = 20261124
 
 
-class Client(threading.Thread):
+class Client(KilledClient):
     """Works with snapshots until the server is gone; keeps what it was told of them."""
 
     def __init__(self, server, options, seed, kept, pruned):
-        super().__init__()
-        self.server = server
+        super().__init__(server)
         self.options = options
         self.chance = random.Random(seed)
         self.kept = kept  # snapshot id -> the numbers that may be in its file `m`
         self.pruned = pruned  # ids; another client may learn of its snapshot after this one's prune
-        self.wrong = None
         self.number = seed * 10000
         self.pruning = False
-
-    def run(self):
-        try:
-            while True:
-                self.live()
-        except OSError:
-            pass  # the server was killed
-        except Exception as e:  # pylint: disable=broad-exception-caught
-            self.wrong = e
-
-    def ask(self, method, path, body=None):
-        status, answer = self.server.json(method, path, body)
-        if status >= 300:
-            raise AssertionError(f"{method} {path}: {status} {answer}")
-        return answer
 
     def gone(self, snapshot):
         status, answer = self.server.json("GET", "/v1/snapshots/" + snapshot)
