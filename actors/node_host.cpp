@@ -43,10 +43,6 @@ result<void> sweep(const node_config& config, const std::vector<session_record>&
   return {};
 }
 
-} // namespace
-
-namespace {
-
 /// Notes what a process wrote and could not note any more: so it can be seen, pruned and removed.
 result<void> adopt_snapshots(registry_db& db, snapshot::repository& repository,
                              const std::string& folder, const std::string& tenant) {
@@ -146,9 +142,8 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     if (auto ok = adopt_snapshots(**db, *host->repository_, folder, tenant.path().filename()); !ok)
       return unexpected(std::move(ok.error()));
   }
-  for (const auto& store : std::filesystem::directory_iterator{remote_dir(config), ignored})
-    for (const auto& tenant : std::filesystem::directory_iterator{store.path(), ignored})
-      tidy(tenant.path().string());
+  for (const auto& remote : snapshot::remote_base_paths(remote_dir(config)))
+    tidy(remote);
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),

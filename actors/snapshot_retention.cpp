@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <tuple>
 
 // What goes of the snapshots that are stored: by age, count and bytes, and what nothing refers to.
@@ -144,12 +143,13 @@ co<result<void>> snapshot_store_state::retain() {
     if (!pruned)
       outcome = unexpected(std::move(pruned.error()));
   }
-  std::vector<std::string> folders;
-  std::error_code ignored;
-  for (const auto& store : std::filesystem::directory_iterator{remote_dir(config), ignored})
-    for (const auto& tenant : std::filesystem::directory_iterator{store.path(), ignored})
-      folders.push_back(tenant.path().string());
-  for (const auto& folder : folders) {
+  auto look = [folder = remote_dir(config)]() -> result<std::vector<std::string>> {
+    return snapshot::remote_base_paths(folder);
+  };
+  auto folders = co_await offload<std::vector<std::string>>(self_, shared_.io, "snapshots", look);
+  if (!folders)
+    co_return unexpected(std::move(folders.error()));
+  for (const auto& folder : *folders) {
     auto turn = co_await transfers_.acquire();
     auto work
       = [&repository = shared_.snapshots, folder, stop = stop_.get_token()]() -> result<void> {

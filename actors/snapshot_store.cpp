@@ -421,24 +421,23 @@ bool snapshot_store_state::is_remote(const snapshot_ref& ref) const {
          && ref.base_path.starts_with(remote_dir(shared_.config) + '/');
 }
 
-co<result<void>> snapshot_store_state::fetch(snapshot_ref ref, std::string tenant) {
+co<result<void>> snapshot_store_state::transfer(snapshot_ref ref, std::string tenant,
+                                                transfer_step step) {
   if (!is_remote(ref))
     co_return result<void>{};
   auto turn = co_await transfers_.acquire();
-  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
-    return repository.fetch(ref, stop);
+  auto work = [&repository = shared_.snapshots, ref, step, stop = stop_.get_token()] {
+    return (repository.*step)(ref, stop);
   };
   co_return co_await offload<void>(self_, shared_.io, tenant, work);
 }
 
+co<result<void>> snapshot_store_state::fetch(snapshot_ref ref, std::string tenant) {
+  return transfer(std::move(ref), std::move(tenant), &snapshot::repository::fetch);
+}
+
 co<result<void>> snapshot_store_state::publish(snapshot_ref ref, std::string tenant) {
-  if (!is_remote(ref))
-    co_return result<void>{};
-  auto turn = co_await transfers_.acquire();
-  auto work = [&repository = shared_.snapshots, ref, stop = stop_.get_token()] {
-    return repository.publish(ref, stop);
-  };
-  co_return co_await offload<void>(self_, shared_.io, tenant, work);
+  return transfer(std::move(ref), std::move(tenant), &snapshot::repository::publish);
 }
 
 } // namespace troupe::actors

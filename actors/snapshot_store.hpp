@@ -64,6 +64,9 @@ private:
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);
   co<result<void>> publish(snapshot_ref ref, std::string tenant);
+  using transfer_step
+    = result<void> (snapshot::repository::*)(const snapshot_ref&, std::stop_token);
+  co<result<void>> transfer(snapshot_ref ref, std::string tenant, transfer_step step);
   bool is_remote(const snapshot_ref& ref) const;
   /// What to tell of a job on a snapshot that failed: `not_found` where somebody has removed it
   /// meanwhile.

@@ -23,6 +23,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <utility>
 
@@ -504,6 +505,15 @@ std::unique_ptr<repository> make_repository(unsigned workers, cache_options cach
 std::string remote_base_path(const std::string& folder, const std::string& name,
                              const std::string& tenant) {
   return folder + '/' + name + '/' + tenant;
+}
+
+std::vector<std::string> remote_base_paths(const std::string& folder) {
+  std::vector<std::string> out;
+  std::error_code ignored;
+  for (const auto& store : std::filesystem::directory_iterator{folder, ignored})
+    for (const auto& tenant : std::filesystem::directory_iterator{store.path(), ignored})
+      out.push_back(tenant.path().string());
+  return out;
 }
 
 result<std::string> fingerprint(int root_fd, const std::vector<std::string>& skip,

@@ -182,6 +182,9 @@ struct remote_stores {
 std::string remote_base_path(const std::string& folder, const std::string& name,
                              const std::string& tenant);
 
+/// (blocks) Every such `base_path` that is there.
+std::vector<std::string> remote_base_paths(const std::string& folder);
+
 /// The repository for every kind of snapshot this build knows. `workers`: zstd's threads per job.
 /// They take over the priority of the thread that runs the first job, and end with the repository.
 std::unique_ptr<repository> make_repository(unsigned workers, cache_options cache = {},
