@@ -273,7 +273,8 @@ inline std::string workspace_dir(const node_config& config, const session_spec& 
   if (spec.state.type != backend_kind::isolated)
     return spec.state.manifest.root;
   // With a limit, on the file system that holds it (backends/isolated/disk_image.hpp).
-  return session_dir(config, spec.id) + (spec.state.limits.disk_bytes ? "/disk/workspace" : "/workspace");
+  return session_dir(config, spec.id)
+         + (spec.state.limits.disk_bytes ? "/disk/workspace" : "/workspace");
 }
 
 } // namespace troupe::actors

@@ -117,7 +117,8 @@ BOOST_AUTO_TEST_CASE(an_isolated_state_keeps_its_limits_and_network) {
     BOOST_TEST(dump_json(again["network"]) == network);
     BOOST_TEST(dump_json(again["limits"]) == R"({"memory_bytes":1048576,"cpu_millis":500})");
   }
-  for (auto network : {R"("allow")", R"("all")", R"({"allow":"a:1"})", R"({"allow":[1]})", "{}", "3"}) {
+  for (auto network :
+       {R"("allow")", R"("all")", R"({"allow":"a:1"})", R"({"allow":[1]})", "{}", "3"}) {
     x["network"] = parse_json(network).value();
     BOOST_TEST(!parse_state(x));
   }
