@@ -14,7 +14,7 @@ endif()
 if(TROUPE_SANITIZE)
   # g++ 12 sees overlaps in string appends that are not there (GCC bug 105651), more of them with
   # sanitizers.
-  target_compile_options(troupe_options INTERFACE -Wno-restrict)
+  target_compile_options(troupe_options INTERFACE -Wno-restrict -Wno-maybe-uninitialized)
   target_compile_options(troupe_options INTERFACE -fsanitize=${TROUPE_SANITIZE}
                                                   -fno-sanitize-recover=all
                                                   -fno-omit-frame-pointer)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import time
 import unittest
 
@@ -123,8 +124,10 @@ class Terminals(ServerTest):
 
     def test_processes_are_ended_one_or_all(self):
         session = self.create()
-        first = self.open(session, "sleep 100")
-        others = [self.open(session, "sleep 100", tty=bool(i)) for i in range(2)]
+        # Its own, as `ps` sees every process of the machine.
+        nap = f"sleep 100.{os.getpid()}"
+        first = self.open(session, nap)
+        others = [self.open(session, nap, tty=bool(i)) for i in range(2)]
         path = f"/pty/{first['process_id']}"
         self.assertEqual(self.call("DELETE", session, path)[0], 204)
         self.assertError(self.call("DELETE", session, path), 404, "pty_session_not_found")
@@ -134,7 +137,7 @@ class Terminals(ServerTest):
         )
         self.assertEqual(self.call("DELETE", session, "/pty")[0], 204)
         self.assertEqual(self.call("GET", session, "/pty")[1], {"items": []})
-        left = self.exec(session, "ps -eo args | grep '^sleep 10[0]$' | wc -l")
+        left = self.exec(session, f"ps -eo args | grep '^{nap}$' | wc -l")
         self.assertEqual(left["stdout"].strip(), "0")
 
     def test_wrong_requests_are_refused_by_name(self):
