@@ -111,8 +111,7 @@ co<result<void>> entry_state::run_commands(entry_job_ptr job, backend_actor wher
       command.request.shell = shell_mode::off;
       command.request.timeout = command_timeout;
       command.request.output_limit = command_output_limit;
-      // git must never wait for someone to type a password.
-      command.request.env = {{"GIT_TERMINAL_PROMPT", "0"}};
+      command.request.env = job->environment;
       command.environment = environment_;
       auto ended = co_await ask<exec_result>(self_, where, std::move(command));
       if (!ended || ended->exit_code != 0)

@@ -5,6 +5,7 @@
 #include "messages/interfaces.hpp"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -249,6 +250,7 @@ struct entry_job {
   std::function<result<void>()> prepare;
   std::function<result<std::vector<materialized_file>>()> run;
   std::vector<std::vector<std::vector<std::string>>> attempts;
+  std::map<std::string, std::string> environment; ///< of the commands, before the manifest's
   /// A sandbox for the commands alone, which has ended when `run` runs and is removed after it.
   /// nullopt: they run in the session's.
   std::optional<backends::sandbox_config> own_sandbox;

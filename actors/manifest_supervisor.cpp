@@ -261,6 +261,8 @@ void manifest_supervisor_state::add_job(group& g, const workspace::planned_entry
       } else {
         job->attempts = workspace::git_attempts(*x.entry, tmp);
       }
+      // git must never wait for someone to type a password.
+      job->environment = {{"GIT_TERMINAL_PROMPT", "0"}};
       job->command_error
         = [x](const auto&, const auto& failed) { return git_error(*x.entry, failed); };
       job->run = [work, x, tmp, subpath = *subpath]() -> result<std::vector<materialized_file>> {

@@ -61,6 +61,10 @@ void plan_mount(entry_job& job, const std::shared_ptr<const application>& work,
   if (!plan->probe.empty())
     commands.push_back(plan->probe);
   std::ranges::move(plan->attach, std::back_inserter(commands));
+  // A store that hangs must not hold up whoever touches its files for minutes, as it would with
+  // rclone's own limits; these give in after one and a half.
+  job.environment
+    = {{"RCLONE_CONTIMEOUT", "10s"}, {"RCLONE_TIMEOUT", "30s"}, {"RCLONE_LOW_LEVEL_RETRIES", "3"}};
   job.command_error = [probe = plan->probe](const auto& argv, const auto& failed) {
     return mount_error(argv, probe, failed);
   };

@@ -5,6 +5,7 @@
 #include "actors/sinks/append.hpp"
 #include "backends/isolated/overlay.hpp"
 #include "backends/isolated/sandbox_maker.hpp"
+#include "backends/ownership.hpp"
 #include "messages/ids.hpp"
 #include "messages/interfaces.hpp"
 #include "snapshot/oci_image.hpp"
@@ -147,6 +148,7 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),
+                                   .most_threads = 64,
                                    .capacity = 4096,
                                    .nice = 0});
   host->cpu_ = std::make_unique<backends::thread_pool>(
@@ -178,10 +180,11 @@ result<void> node_host::make_sinks() {
     = [this](std::function<void()> job) { return io_->try_submit("event sinks", std::move(job)); };
   host.append = [this](const std::string& session_id, const std::string& path,
                        std::string_view text) -> result<bool> {
-    auto root = services_->directory.root_of(session_id);
-    if (!root)
+    auto workspace = services_->directory.workspace_of(session_id);
+    if (!workspace)
       return false;
-    if (auto done = append_beneath(root->get(), path, text); !done)
+    backends::acting_as_if identity{workspace->owner};
+    if (auto done = append_beneath(workspace->root->get(), path, text); !done)
       return unexpected(std::move(done.error()));
     return true;
   };

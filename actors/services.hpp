@@ -72,6 +72,12 @@ struct node_config {
   std::shared_ptr<const workspace::dependencies> dependencies;
 };
 
+/// A running session's workspace, for what the node itself writes into it.
+struct open_workspace {
+  shared_fd root;
+  std::optional<backends::user_ids> owner; ///< as whom; nullopt: as this process
+};
+
 /// The current handles of the actors that a restart may replace.
 class directory {
 public:
@@ -130,7 +136,7 @@ public:
     snapshots_ = local_snapshot_store_actor{};
     supervisors_.clear();
     sessions_.clear();
-    roots_.clear();
+    workspaces_.clear();
     dependencies_.clear();
   }
 
@@ -144,7 +150,7 @@ public:
   void erase(const std::string& session_id) {
     std::lock_guard lock{mutex_};
     sessions_.erase(session_id);
-    roots_.erase(session_id);
+    workspaces_.erase(session_id);
   }
   session_actors find(const std::string& session_id) const {
     std::lock_guard lock{mutex_};
@@ -163,19 +169,18 @@ public:
   // -- written by a session
   // ----------------------------------------------------------------------------
 
-  /// The root of a running session's workspace, for what the node writes into it; null: it is not
-  /// running.
-  void set_root(const std::string& session_id, shared_fd root) {
+  /// Where the node may write into a session's workspace; nullopt: not now, as it is not running.
+  void set_workspace(const std::string& session_id, std::optional<open_workspace> x) {
     std::lock_guard lock{mutex_};
-    if (root)
-      roots_[session_id] = std::move(root);
+    if (x)
+      workspaces_[session_id] = std::move(*x);
     else
-      roots_.erase(session_id);
+      workspaces_.erase(session_id);
   }
-  shared_fd root_of(const std::string& session_id) const {
+  std::optional<open_workspace> workspace_of(const std::string& session_id) const {
     std::lock_guard lock{mutex_};
-    auto i = roots_.find(session_id);
-    return i == roots_.end() ? nullptr : i->second;
+    auto i = workspaces_.find(session_id);
+    return i == workspaces_.end() ? std::nullopt : std::optional{i->second};
   }
 
   // -- used by whoever embeds the node
@@ -207,7 +212,7 @@ private:
   local_snapshot_store_actor snapshots_;
   std::vector<local_supervisor_actor> supervisors_;
   std::unordered_map<std::string, session_actors> sessions_;
-  std::unordered_map<std::string, shared_fd> roots_;
+  std::unordered_map<std::string, open_workspace> workspaces_;
   std::unordered_map<std::string, std::shared_ptr<workspace::dependencies>> dependencies_;
 };
 

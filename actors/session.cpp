@@ -414,8 +414,13 @@ void session_impl::set_root(shared_fd root) {
   root_ = std::move(root);
   if (!root_)
     layers_ = nullptr;
-  if (shared_.sinks)
-    shared_.directory.set_root(record_.spec.id, root_);
+  if (!shared_.sinks)
+    return;
+  std::optional<open_workspace> place;
+  if (root_)
+    if (auto owner = identity_(std::nullopt))
+      place = open_workspace{root_, std::move(*owner)};
+  shared_.directory.set_workspace(record_.spec.id, std::move(place));
 }
 
 co<result<materialized_files>> session_impl::materialize(std::shared_ptr<const manifest> what,

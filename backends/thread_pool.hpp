@@ -1,15 +1,17 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 namespace troupe::backends {
 
@@ -17,7 +19,9 @@ namespace troupe::backends {
 ///
 /// Blocking work must not run where actors run. But a pool with one queue lets a tenant that
 /// submits a thousand jobs hold up everyone else, so each tenant has its own queue and the workers
-/// take from them in turn.
+/// take from them in turn. And some work never comes back: a file on a mount whose store hangs,
+/// say. So no tenant holds more than `threads` threads at a time, and while those are held and
+/// nothing is taken from the queue, there are more of them for the others.
 class thread_pool {
 public:
   using job = std::function<void()>;
@@ -25,8 +29,10 @@ public:
   struct options {
     std::string name = "pool"; ///< of the threads, at most 15 bytes
     size_t threads = 4;
-    size_t capacity = 4096; ///< jobs waiting, of all tenants together
-    int nice = 0;           ///< added to the threads' niceness; threads they make inherit it
+    size_t most_threads = 0; ///< with those added while `threads` are held; 0: none are
+    std::chrono::milliseconds patience{250}; ///< without progress, before one is added
+    size_t capacity = 4096;                  ///< jobs waiting, of all tenants together
+    int nice = 0; ///< added to the threads' niceness; threads they make inherit it
   };
 
   explicit thread_pool(options opts);
@@ -44,20 +50,37 @@ public:
   void stop();
 
   size_t queued() const;
+  size_t threads() const;
 
 private:
+  struct tenant_work {
+    std::deque<job> waiting;
+    size_t running = 0;
+  };
+
+  void add_thread();
   void run();
+  /// Adds threads while the others are held.
+  void watch();
+  /// Whose job is next; the end of `turn_`: nobody's.
+  std::deque<std::string>::iterator next();
+  bool is_held_up() const;
 
   options opts_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  /// Waiting jobs by tenant; a tenant without any is not in here.
-  std::map<std::string, std::deque<job>, std::less<>> queues_;
+  std::condition_variable held_up_;
+  /// By tenant; one without any work is not in here.
+  std::map<std::string, tenant_work, std::less<>> tenants_;
   /// Tenants with waiting jobs, in the order they are served.
   std::deque<std::string> turn_;
   size_t queued_ = 0;
+  size_t running_ = 0;
+  uint64_t taken_ = 0; ///< jobs, ever
   bool stopping_ = false;
-  std::vector<std::thread> threads_;
+  std::list<std::thread> threads_;
+  std::list<std::thread> ended_; ///< to be joined
+  std::thread watcher_;
 };
 
 } // namespace troupe::backends

@@ -63,12 +63,13 @@ int main(int argc, char** argv) {
     const char* help;
     const char* other; ///< what the second argument is; null: there is none
   };
-  for (const auto& x : {action{"list", "List all", nullptr}, action{"show", "Show one", nullptr},
-                        action{"diff", "What changed from one to another (A M D)", "to"},
-                        action{"export", "Write one as a tar or an OCI image layout", "path"},
-                        action{"import", "Take one from a tar or an OCI image layout", "path"},
-                        action{"verify", "Read all of one and check it", nullptr},
-                        action{"prune", "Remove the oldest beyond some bounds", nullptr}}) {
+  for (const auto& x :
+       {action{"list", "List all", nullptr}, action{"show", "Show one", nullptr},
+        action{"diff", "What changed from one to another (A M D)", "to"},
+        action{"export", "Write one as a tar or an OCI image layout", "path"},
+        action{"import", "Take one from a tar, an OCI image layout or a folder", "path"},
+        action{"verify", "Read all of one and check it", nullptr},
+        action{"prune", "Remove the oldest beyond some bounds", nullptr}}) {
     std::string name = x.name;
     auto* command = snapshots_command->add_subcommand(name, x.help);
     command->add_option("--store", snapshots.store, "The folder")->required();

@@ -3,6 +3,7 @@
 #include "actors/registry_db.hpp"
 #include "messages/json.hpp"
 #include "messages/unique_fd.hpp"
+#include "snapshot/oci_image.hpp"
 #include "snapshot/repository.hpp"
 
 #include <fcntl.h>
@@ -34,16 +35,15 @@ void print(const snapshot_info& x) {
               static_cast<unsigned long long>(x.stored_bytes), x.name.c_str());
 }
 
-/// A tar of anybody's becomes a snapshot by way of a tree.
-result<snapshot_info> import_tar(snapshot::repository& repository, const std::string& path,
-                                 const snapshot_ref& ref) {
-  unique_fd in{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+/// What others made becomes a snapshot by way of a tree: `unpack` makes it in a folder that goes
+/// afterwards, and gives its path.
+template <class Unpack>
+result<snapshot_info> import_tree(snapshot::repository& repository, const snapshot_ref& ref,
+                                  const Unpack& unpack) {
   std::string folder = fs::temp_directory_path() / "troupe-import-XXXXXX";
-  if (!in || !::mkdtemp(folder.data()))
-    return unexpected(make_error(errc::snapshot_restore_error, op::read, "cannot read " + path));
-  auto root = folder + "/tree";
-  archive_limits unlimited{std::nullopt, std::nullopt, std::nullopt};
-  auto taken = snapshot::hydrate(in.get(), root, false, unlimited, {}).and_then([&] {
+  if (!::mkdtemp(folder.data()))
+    return unexpected(make_error(errc::snapshot_restore_error, op::write, "cannot make " + folder));
+  auto taken = unpack(folder).and_then([&](const std::string& root) {
     unique_fd fd{::open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     snapshot::persist_request request{ref, "", "default", fd.get(), {}, ""};
     return repository.persist(request, {}, {});
@@ -51,6 +51,25 @@ result<snapshot_info> import_tar(snapshot::repository& repository, const std::st
   std::error_code ignored;
   fs::remove_all(folder, ignored);
   return taken.map([](snapshot_outcome x) { return std::move(x.info); });
+}
+
+result<snapshot_info> import_any(snapshot::repository& repository, const std::string& path,
+                                 const snapshot_ref& ref) {
+  if (fs::is_directory(path)) {
+    if (snapshot::is_snapshot_layout(path))
+      return repository.import_oci(path, ref, {});
+    return import_tree(repository, ref, [&](const std::string& folder) {
+      return snapshot::root_of_image(path, folder);
+    });
+  }
+  unique_fd in{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (!in)
+    return unexpected(make_error(errc::snapshot_restore_error, op::read, "cannot read " + path));
+  return import_tree(repository, ref, [&](const std::string& folder) {
+    auto root = folder + "/tree";
+    archive_limits unlimited{std::nullopt, std::nullopt, std::nullopt};
+    return snapshot::hydrate(in.get(), root, false, unlimited, {}).map([&] { return root; });
+  });
 }
 
 /// The registry of the server whose folder this is; null: it is no server's. Fails while the server
@@ -160,9 +179,8 @@ int snapshots(const snapshots_options& options) {
         make_error(errc::snapshot_persist_error, op::write, "cannot write " + options.other));
     return done(repository->export_tar(ref, out.get(), {}));
   }
-  auto info = options.action != "import"        ? repository->inspect(ref)
-              : fs::is_directory(options.other) ? repository->import_oci(options.other, ref, {})
-                                                : import_tar(*repository, options.other, ref);
+  auto info = options.action == "import" ? import_any(*repository, options.other, ref)
+                                         : repository->inspect(ref);
   if (!info)
     return fail(info.error());
   print(*info);

@@ -1,3 +1,4 @@
+#include "messages/json.hpp"
 #include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"
 #include "workspace/tree.hpp"
@@ -15,15 +16,18 @@ namespace troupe::snapshot {
 
 namespace {
 
+constexpr size_t max_document = 1024 * 1024;
+
 result<std::string> read_small(const std::string& path) {
   unique_fd fd{::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
-  char text[4096];
-  auto n = fd ? ::read(fd.get(), text, sizeof text) : -1;
+  std::string text(max_document, '\0');
+  auto n = fd ? ::read(fd.get(), text.data(), text.size()) : -1;
   if (n < 0)
     return unexpected(make_error(errc::snapshot_restore_error, op::read, "cannot read " + path)
                         .with("path", path)
                         .with("reason", std::strerror(errno)));
-  return std::string{text, static_cast<size_t>(n)};
+  text.resize(static_cast<size_t>(n));
+  return text;
 }
 
 result<void> copy_blob(unique_fd from, const blob_id& id, const blob_store& to) {
@@ -42,10 +46,13 @@ result<void> copy_blob(unique_fd from, const blob_id& id, const blob_store& to) 
   }
 }
 
+std::string path_in(const std::string& folder, const blob_id& id) {
+  return folder + "/blobs/sha256/" + id.digest;
+}
+
 /// Opens a blob of any layout.
 result<unique_fd> open_in(const std::string& folder, const blob_id& id) {
-  unique_fd fd{::open((folder + "/blobs/sha256/" + id.digest).c_str(),
-                      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+  unique_fd fd{::open(path_in(folder, id).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
   if (!fd)
     return unexpected(blob_damaged(id, std::strerror(errno)));
   return fd;
@@ -80,6 +87,19 @@ result<void> export_layout(const blob_store& store, const layered_snapshot& snap
   return put("oci-layout", -1, blob_store::layout_text()).and_then([&] {
     return put("index.json", -1, blob_store::reference_text(snapshot.manifest));
   });
+}
+
+bool is_snapshot_layout(const std::string& folder) {
+  auto document = [&](const blob_id& id) { return read_small(path_in(folder, id)); };
+  auto manifest = read_small(folder + "/index.json")
+                    .and_then([](const std::string& x) { return blob_store::first_manifest(x); })
+                    .and_then(document);
+  auto named = manifest ? blob_store::named_in(*manifest) : std::nullopt;
+  if (!named)
+    return false;
+  auto text = document(named->front());
+  auto config = text ? parse_json(*text) : result<json>{};
+  return config && config->is_object() && config->contains("troupe");
 }
 
 result<snapshot_info> import_layout(const std::string& folder, const snapshot_ref& ref,

@@ -201,6 +201,10 @@ inline constexpr const char* fingerprint_version = "troupe_tree_sha256_v1";
 result<std::vector<std::string>> write_tar(int root_fd, const std::vector<std::string>& skip,
                                            int out_fd, std::stop_token stop);
 
+/// Whether an OCI image layout is one that `export_oci` wrote, and not the image of another tool.
+/// Nothing of it is verified yet.
+bool is_snapshot_layout(const std::string& folder);
+
 /// Unpacks a tar (plain, gzip, zstd, xz, bzip2) from `in_fd` into a sibling of `root`, verifies all
 /// of it, swaps it in. `merge`: what is in `root` and not in the archive stays.
 ///

@@ -130,6 +130,18 @@ class EventSinks(unittest.TestCase):
         self.assertEqual(status, 200)
         self.assertNotIn(b"e.jsonl", archive)
 
+    def test_the_file_in_an_isolated_workspace_is_the_sessions_own(self):
+        sink = {"type": "workspace_jsonl", "path": "log/e.jsonl", "mode": "sync"}
+        server = Server({"default_backend": "isolated", "event_sinks": [sink]})
+        self.addCleanup(server.close)
+        status, session = server.json("POST", "/v1/sessions", {})
+        self.assertEqual(status, 201, session)
+        at = f"/v1/sessions/{session['id']}"
+        command = "stat -c %u log log/e.jsonl; id -u; rm -r log && echo gone"
+        _, answer = server.json("POST", at + "/exec", {"command": command})
+        folder, file, user, gone = answer["stdout"].split()
+        self.assertEqual((folder, file, gone), (user, user, "gone"), answer)
+
     def test_a_run_leaves_a_line_per_event(self):
         with open(self.path("m.json"), "w", encoding="utf-8") as out:
             out.write('{"entries": {}}')

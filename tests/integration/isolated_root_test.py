@@ -1,16 +1,14 @@
 """Isolated sessions on a root file system of the operator's: a directory, an image layout."""
 
 import gzip
-import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import unittest
 
+from oci_layout import layer, write_layout
 from troupe_server import TROUPE, Server
 
 
@@ -27,25 +25,6 @@ def programs():
     return found
 
 
-def layer(members):
-    """A tar of (name, kind, content or target)."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, kind, value in members:
-            info = tarfile.TarInfo(name)
-            info.mode = 0o4755
-            if kind == "dir":
-                info.type = tarfile.DIRTYPE
-            elif kind == "link":
-                info.type, info.linkname = tarfile.SYMTYPE, value
-            elif kind == "device":
-                info.type, info.devmajor, info.devminor = tarfile.CHRTYPE, 1, 3
-            data = value if kind == "file" else b""
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
 def base_members():
     members = [("etc", "dir", None), ("opt", "dir", None)]
     for inside, outside in programs().items():
@@ -60,23 +39,9 @@ class Root(unittest.TestCase):
         self.folder = tempfile.mkdtemp(prefix="troupe-root-")
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
-    def blob(self, data):
-        name = hashlib.sha256(data).hexdigest()
-        os.makedirs(self.folder + "/image/blobs/sha256", exist_ok=True)
-        with open(f"{self.folder}/image/blobs/sha256/{name}", "wb") as out:
-            out.write(data)
-        return {"digest": "sha256:" + name, "size": len(data)}
-
     def image(self, *layers):
-        """A layout; gives its path and the descriptors of its layers."""
-        made = [self.blob(x) for x in layers]
-        manifest = self.blob(json.dumps({"schemaVersion": 2, "layers": made}).encode())
-        with open(self.folder + "/image/oci-layout", "w", encoding="utf-8") as out:
-            out.write('{"imageLayoutVersion": "1.0.0"}')
-        with open(self.folder + "/image/index.json", "w", encoding="utf-8") as out:
-            json.dump({"schemaVersion": 2, "manifests": [
-                {**manifest, "mediaType": "application/vnd.oci.image.manifest.v1+json"}]}, out)
-        return self.folder + "/image", made
+        path = self.folder + "/image"
+        return path, write_layout(path, *layers)
 
     def server(self, root):
         server = Server({"default_backend": "isolated", "isolated": {"root": root}})

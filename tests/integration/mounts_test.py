@@ -1,7 +1,9 @@
 """Mounts that helpers attach inside a session, with a real object store behind them."""
 
+import concurrent.futures
 import os
 import shutil
+import signal
 import subprocess
 import unittest
 
@@ -139,6 +141,50 @@ class MountsTest(unittest.TestCase):
         self.assertIn(
             answer["error"]["code"], ("mount_config_invalid", "mount_missing_tool"), answer
         )
+
+
+@unittest.skipUnless(os.path.exists("/dev/fuse"), "the kernel has no FUSE here")
+class HungStoreTest(unittest.TestCase):
+    def test_a_store_that_hangs_holds_up_no_other_tenant(self):
+        store = S3Server("lake")
+        self.addCleanup(store.close)
+        names = [f"{i}.txt" for i in range(24)]
+        for name in names:
+            store.put("lake", name, b"late")
+        server = Server({"api_keys": [{"key": "ka", "tenant": "a"}, {"key": "kb", "tenant": "b"}]})
+        self.addCleanup(server.close)
+        entry = {
+            "type": "s3_mount",
+            "bucket": "lake",
+            "s3_provider": "Other",
+            "endpoint_url": store.url,
+            "mount_strategy": {"type": "in_container", "pattern": {"type": "rclone"}},
+        }
+        one, other = ({"Authorization": f"Bearer {key}"} for key in ("ka", "kb"))
+        body = {"manifest": {"entries": {"data": entry}}}
+        status, held = server.json("POST", "/v1/sessions", body, one)
+        self.assertEqual(status, 201, held)
+        status, free = server.json("POST", "/v1/sessions", {}, other)
+        self.assertEqual(status, 201, free)
+
+        def read(name):
+            path = f"/v1/sessions/{held['id']}/file?path=data/{name}"
+            return server.raw("GET", path, headers=one)
+
+        def write(i):
+            path = f"/v1/sessions/{free['id']}/file?path=f{i}"
+            return server.raw("PUT", path, b"soon", other)[0]
+
+        store.process.send_signal(signal.SIGSTOP)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(len(names)) as threads:
+                reads = [threads.submit(read, name) for name in names]
+                self.assertEqual({write(i) for i in range(50)}, {204})
+                self.assertFalse(any(x.done() for x in reads))
+                store.process.send_signal(signal.SIGCONT)
+                self.assertEqual({x.result()[2] for x in reads}, {b"late"})
+        finally:
+            store.process.send_signal(signal.SIGCONT)
 
 
 if __name__ == "__main__":

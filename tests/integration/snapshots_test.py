@@ -1,9 +1,14 @@
 """Restore points, differences, forks and retention as a client sees them."""
 
+import gzip
+import shutil
 import subprocess
+import tarfile
+import tempfile
 import threading
 import unittest
 
+from oci_layout import layer, write_layout
 from troupe_server import TROUPE, Server, ServerTest
 
 
@@ -87,6 +92,40 @@ class Snapshots(ServerTest):
         done = subprocess.run([*prune, "--force"], capture_output=True, text=True, check=True)
         self.assertEqual(done.stdout.split(), points[2:])
         server.start()
+
+    def test_the_command_line_imports_an_image_of_another_tool(self):
+        folder = tempfile.mkdtemp(prefix="troupe-import-test-")
+        self.addCleanup(shutil.rmtree, folder)
+        layout, store = folder + "/image", folder + "/store"
+        layers = write_layout(
+            layout,
+            gzip.compress(layer([("a", "file", b"old"), ("b", "file", b"b"), ("d", "dir", None)])),
+            layer([("a", "file", b"new"), (".wh.b", "file", b""), ("l", "link", "../out")]),
+        )
+
+        def snapshots(*words):
+            command = [TROUPE, "snapshots", *words]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        taken = snapshots("import", "--store", store, "mine", layout)
+        self.assertEqual(taken.returncode, 0, taken.stderr)
+        self.assertEqual(snapshots("export", "--store", store, "mine", folder + "/tar").stderr, "")
+        with tarfile.open(folder + "/tar") as tar:
+            names = [x for x in tar.getnames() if x != "."]
+            self.assertEqual(sorted(x.removeprefix("./") for x in names), ["a", "d", "l"])
+            (name,) = [x for x in names if x.endswith("a")]
+            self.assertEqual(tar.extractfile(name).read(), b"new")
+        again = snapshots("export", "--store", store, "--format", "oci", "mine", folder + "/own")
+        self.assertEqual(again.stderr, "")
+        self.assertEqual(snapshots("import", "--store", store, "copy", folder + "/own").stderr, "")
+        (blob,) = [x["digest"].split(":")[1] for x in layers[1:]]
+        with open(f"{layout}/blobs/sha256/{blob}", "r+b") as file:
+            file.write(b"x")
+        refused = snapshots("import", "--store", store, "third", layout)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn(blob, refused.stderr)
+        listed = snapshots("list", "--store", store).stdout.split("\n")
+        self.assertEqual(sorted(x.split()[0] for x in listed if x), ["copy", "mine"])
 
     def test_what_another_client_prunes_meanwhile_is_not_found(self):
         session = self.create(snapshot={"type": "local"})

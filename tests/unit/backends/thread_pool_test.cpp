@@ -6,8 +6,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
 using troupe::backends::thread_pool;
@@ -69,6 +72,51 @@ BOOST_AUTO_TEST_CASE(stop_runs_what_is_queued_and_refuses_the_rest) {
   held.pool.stop();
   BOOST_TEST(ran == 1);
   BOOST_TEST(!held.pool.try_submit("a", [] {}));
+}
+
+BOOST_AUTO_TEST_CASE(work_that_never_comes_back_holds_up_only_its_own_tenant) {
+  using std::chrono::milliseconds;
+  thread_pool pool{{.name = "held", .threads = 2, .most_threads = 5, .patience = milliseconds{1}}};
+  std::promise<void> gate;
+  auto opened = gate.get_future().share();
+  std::atomic<int> held{0};
+  for (int i = 0; i < 10; ++i)
+    pool.try_submit("a", [&] {
+      ++held;
+      opened.wait();
+    });
+  for (auto name : {"b", "c", "b"}) {
+    std::promise<void> ran;
+    BOOST_REQUIRE(pool.try_submit(name, [&] { ran.set_value(); }));
+    ran.get_future().wait();
+  }
+  BOOST_TEST(held == 2);
+  BOOST_TEST(pool.queued() == 8u);
+  gate.set_value();
+  pool.stop();
+  BOOST_TEST(held == 10);
+}
+
+BOOST_AUTO_TEST_CASE(threads_added_end_when_nothing_is_held_any_more) {
+  thread_pool pool{
+    {.name = "held", .threads = 1, .most_threads = 4, .patience = std::chrono::milliseconds{1}}};
+  std::promise<void> gate;
+  auto opened = gate.get_future().share();
+  std::vector<std::promise<void>> begun(4);
+  for (size_t i = 0; i < begun.size(); ++i)
+    pool.try_submit(std::string(1, static_cast<char>('a' + i)), [&begun, opened, i] {
+      begun[i].set_value();
+      opened.wait();
+    });
+  for (auto& x : begun)
+    x.get_future().wait();
+  BOOST_TEST(pool.threads() == 4u);
+  gate.set_value();
+  while (pool.threads() > 1)
+    std::this_thread::yield();
+  std::promise<void> ran;
+  pool.try_submit("a", [&] { ran.set_value(); });
+  ran.get_future().wait();
 }
 
 BOOST_AUTO_TEST_CASE(threads_have_the_name_and_niceness_asked_for) {
