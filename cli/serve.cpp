@@ -9,7 +9,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <ctime>
 #include <thread>
 
 namespace troupe::cli {
@@ -42,10 +45,13 @@ void start_watchdog(std::chrono::milliseconds after) {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
-    auto left = std::chrono::duration_cast<std::chrono::seconds>(
-      give_up - std::chrono::steady_clock::now());
-    timespec timeout{left.count(), 0};
-    sigtimedwait(&set, nullptr, &timeout);
+    int signal;
+    do {
+      auto left
+        = std::chrono::ceil<std::chrono::seconds>(give_up - std::chrono::steady_clock::now());
+      timespec timeout{std::max<time_t>(left.count(), 0), 0};
+      signal = sigtimedwait(&set, nullptr, &timeout);
+    } while (signal < 0 && errno == EINTR); // a process that was stopped for a while goes on
     std::fprintf(stderr, "troupe: the clean stop did not end; what runs is killed\n");
     ::_exit(3);
   }}.detach();
