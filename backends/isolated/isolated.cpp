@@ -2,6 +2,7 @@
 
 #include "backends/isolated/overlay.hpp"
 #include "backends/isolated/seccomp.hpp"
+#include "backends/isolated/thaw_guard.hpp"
 #include "backends/isolated/uid_range.hpp"
 #include "backends/isolated/walls.hpp"
 #include "backends/isolated/warm_pool.hpp"
@@ -386,14 +387,7 @@ result<void> isolated_sandbox::rebase(held_layers held) {
 
 std::shared_ptr<const void> isolated_sandbox::freeze() {
   auto group = current().group;
-  if (!group)
-    return nullptr;
-  if (!group->freeze(true)) {
-    group->freeze(false);
-    return nullptr;
-  }
-  // The object that is pointed to does not matter, its end does.
-  return {group.get(), [group](const void*) { group->freeze(false); }};
+  return group ? freeze_guarded(std::move(group)) : nullptr;
 }
 
 shared_fd isolated_sandbox::root() const {

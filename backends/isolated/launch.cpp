@@ -38,24 +38,6 @@ namespace {
 
 constexpr int ready_timeout_ms = 20'000;
 
-/// An unwritable, executable file in memory that holds init; one for the process.
-int init_program() {
-  static const unique_fd program = [] {
-    constexpr unsigned executable = 0x10; // MFD_EXEC, of newer kernels
-    unique_fd fd{::memfd_create("troupe-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | executable)};
-    if (!fd)
-      fd.reset(::memfd_create("troupe-init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    auto size = static_cast<size_t>(troupe_init_end - troupe_init_begin);
-    if (!fd || ::write(fd.get(), troupe_init_begin, size) != static_cast<ssize_t>(size)
-        || ::fchmod(fd.get(), 0555) != 0
-        || ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-             != 0)
-      fd.reset();
-    return fd;
-  }();
-  return program.get();
-}
-
 error wall_error(const char* wall, const std::string& what, int code) {
   auto e = make_error(errc::sandbox_config_invalid, op::start,
                       "the wall `" + std::string{wall} + "` cannot be had: " + what + ": "
@@ -274,6 +256,23 @@ void kill_and_reap(const unique_fd& pidfd) {
 }
 
 } // namespace
+
+int init_program() {
+  static const unique_fd program = [] {
+    constexpr unsigned executable = 0x10; // MFD_EXEC, of newer kernels
+    unique_fd fd{::memfd_create("troupe-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | executable)};
+    if (!fd)
+      fd.reset(::memfd_create("troupe-init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    auto size = static_cast<size_t>(troupe_init_end - troupe_init_begin);
+    if (!fd || ::write(fd.get(), troupe_init_begin, size) != static_cast<ssize_t>(size)
+        || ::fchmod(fd.get(), 0555) != 0
+        || ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+             != 0)
+      fd.reset();
+    return fd;
+  }();
+  return program.get();
+}
 
 result<launched_init> launch_init(const launch_plan& plan) {
   auto program = init_program();

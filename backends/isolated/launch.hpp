@@ -56,6 +56,10 @@ struct launched_init {
   uint32_t landlock_abi = 0;
 };
 
+/// An unwritable, executable file in memory that holds init; one for the process. -1: there is
+/// none.
+int init_program();
+
 /// (blocks, some milliseconds) Makes the namespaces and starts init in them. An error names the
 /// wall that could not be had, in its context.
 result<launched_init> launch_init(const launch_plan& plan);
