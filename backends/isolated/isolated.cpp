@@ -193,6 +193,8 @@ life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
   out.limits = std::make_shared<limit_groups>(std::move(made.limits));
   out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group, is_new);
+  if (told_)
+    out.limit_hits->start(services_.events, told_);
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
@@ -470,13 +472,12 @@ command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) 
     limits = life_.limit_hits;
   }
   if (limits && told_)
-    handlers.on_exit
-      = [limits, told = told_, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
-          if (outcome && outcome->exit_code != 0)
-            limits->tell(told);
-          if (done)
-            done(std::move(outcome));
-        };
+    handlers.on_exit = [limits, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+      if (outcome && outcome->exit_code != 0)
+        limits->tell();
+      if (done)
+        done(std::move(outcome));
+    };
   return runner_sandbox::exec(std::move(spec), std::move(handlers));
 }
 

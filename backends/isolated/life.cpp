@@ -76,6 +76,7 @@ void ending::proceed() {
   if (!init_gone_ || !commands_gone_)
     return;
   out_of_memory_ = what_.limit_hits->now().memory > 0;
+  what_.limit_hits->stop();
   what_.limits->remove();
   if (what_.group)
     destroy(services_.events, what_.group, [self = shared_from_this()] { self->finish(); });

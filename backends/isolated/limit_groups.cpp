@@ -4,6 +4,8 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -235,6 +237,33 @@ limit_groups::hits limit_groups::hits_so_far(int unified) const {
     add(unified, "pids.events", "max", out.pids);
   }
   return out;
+}
+
+std::vector<limit_groups::alarm> limit_groups::alarms(int unified) const {
+  std::vector<alarm> out;
+  auto changes_of = [&](int dir, const std::string& file) {
+    if (unique_fd fd{::openat(dir, file.c_str(), O_RDONLY | O_CLOEXEC)})
+      out.push_back({std::move(fd), EPOLLPRI});
+  };
+  for (const auto& [controller, path] : v1_) {
+    if (controller != "memory")
+      continue;
+    // Its files report no change; it writes to an eventfd.
+    unique_fd bell{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    unique_fd file{::open((path + "/memory.oom_control").c_str(), O_RDONLY | O_CLOEXEC)};
+    if (bell && file
+        && write_at(AT_FDCWD, path + "/cgroup.event_control",
+                    std::to_string(bell.get()) + " " + std::to_string(file.get())))
+      out.push_back({std::move(bell), EPOLLIN});
+  }
+  if (unified >= 0)
+    for (auto file : {"memory.events", "pids.events"})
+      changes_of(unified, file);
+  return out;
+}
+
+bool limit_groups::has_silent() const {
+  return v1_.contains("pids");
 }
 
 void limit_groups::remove() {

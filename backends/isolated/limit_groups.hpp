@@ -6,9 +6,11 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace troupe::backends::isolated {
 
@@ -44,6 +46,17 @@ public:
     int64_t pids = 0;   ///< forks refused
   };
   hits hits_so_far(int unified) const;
+
+  /// What the kernel wakes a waiting epoll by when it has said no, perhaps an instant before it
+  /// counts that. It is readable again and again until it is read.
+  struct alarm {
+    unique_fd fd;
+    uint32_t events; ///< to wait for
+  };
+  /// (blocks) Those that this machine has. `unified` as for `make`.
+  std::vector<alarm> alarms(int unified) const;
+  /// Whether some count has none: version 1 tells nobody of forks that it refuses.
+  bool has_silent() const;
 
   /// Nothing may be alive in them. Idempotent.
   void remove();

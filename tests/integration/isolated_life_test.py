@@ -87,6 +87,28 @@ class Life(unittest.TestCase):
         self.assertFalse(told[0]["ok"])
         self.assertEqual(self.exec(server, at, "echo fine")["stdout"], "fine\n")
 
+    # -- limits ---
+
+    def test_a_limit_that_a_process_in_the_background_meets_is_told_at_once_and_a_flood_bounded(self):
+        server = self.server()
+        at = self.session(server, limits={"memory_bytes": 64 << 20, "pids": 20})
+        self.exec(server, at, "setsid sh -c 'sleep 0.3; python3 -c \"x = bytearray(200 << 20)\"; "
+                  "sleep 100' >/dev/null 2>&1 &")
+
+        def met(limit):
+            return [x for x in self.happened("limit") if x["data"]["limit"] == limit]
+        self.wait_for(lambda: met("memory"), "the memory's limit is not told")
+        self.assertEqual(met("memory")[0]["error_code"], "quota_exceeded")
+        self.assertEqual(met("pids"), [])
+        self.exec(server, at, "setsid python3 -c '\nimport os, time\nos.close(1); os.close(2)\n"
+                  "for i in range(5000):\n"
+                  "  try:\n    os.fork() or time.sleep(100)\n  except OSError: pass\n"
+                  "open(\"done\", \"w\")\ntime.sleep(100)' >/dev/null 2>&1 &")
+        done = f"{server.state_dir}/sessions/{at.rsplit('/', 1)[1]}/workspace/done"
+        self.wait_for(lambda: os.path.exists(done), "it does not end")
+        self.wait_for(lambda: sum(x["data"]["count"] for x in met("pids")) >= 4900, "no count of forks")
+        self.assertLess(len(met("pids")), 30)
+
     # -- init dies ---
 
     def test_a_session_whose_init_is_killed_says_so_and_goes_on_over_its_files(self):
