@@ -42,6 +42,7 @@ error bad_image(const std::string& path, const std::string& why) {
 struct descriptor {
   std::string hex; ///< of its SHA-256
   uint64_t size = 0;
+  std::string content; ///< of a layer: the SHA-256 of what it decodes to; empty: nobody says
 };
 
 /// A text member, or "".
@@ -57,7 +58,7 @@ result<descriptor> read_descriptor(const std::string& layout, const json& value)
   if (hex.size() != 64 || hex.find_first_not_of("0123456789abcdef") != std::string::npos
       || !value.contains("size") || !value["size"].is_number_unsigned())
     return unexpected(bad_image(layout, "a descriptor without a digest by SHA-256 and a size"));
-  return descriptor{hex, value["size"].get<uint64_t>()};
+  return descriptor{hex, value["size"].get<uint64_t>(), {}};
 }
 
 /// A blob of the image; what was read of it is checked by `verified`.
@@ -90,6 +91,34 @@ public:
 private:
   file_source input_;
   uint64_t left_;
+  sha256 content_;
+};
+
+/// What a layer is when it is decoded.
+class hashed final : public byte_source {
+public:
+  explicit hashed(byte_source& from) : from_(from) {}
+
+  result<std::string_view> next() override {
+    auto piece = from_.next();
+    if (piece)
+      content_.update(*piece);
+    return piece;
+  }
+
+  /// Reads on to the end: what follows the last member counts too.
+  result<std::string> digest() {
+    for (;;) {
+      auto piece = next();
+      if (!piece)
+        return unexpected(std::move(piece.error()));
+      if (piece->empty())
+        return to_hex(content_.finish());
+    }
+  }
+
+private:
+  byte_source& from_;
   sha256 content_;
 };
 
@@ -135,6 +164,8 @@ public:
         return unexpected(std::move(one.error()));
       out.push_back(std::move(*one));
     }
+    if (auto named = name_contents(*value, out); !named)
+      return unexpected(std::move(named.error()));
     return out;
   }
 
@@ -144,17 +175,49 @@ public:
     if (!fd)
       return unexpected(std::move(fd.error()));
     blob source{fd->get(), layer.size};
-    auto done = unpack(source, into);
+    std::string content;
+    auto done = unpack(source, into, content);
     // A wrong digest says more than what is wrong because of it.
     if (!source.verified(layer.hex))
       return unexpected(
         bad_image(layout_, "the layer " + layer.hex + " does not match its digest"));
     if (!done)
       return unexpected(bad_image(layout_, "the layer " + layer.hex + ": " + done.error().message));
+    if (!layer.content.empty() && content != layer.content)
+      return unexpected(bad_image(layout_, "what the layer " + layer.hex
+                                             + " holds does not match the image's diff_ids")
+                          .with("layer", "sha256:" + layer.hex));
     return {};
   }
 
 private:
+  /// From the configuration, which names what every layer decodes to. That of an artifact that is
+  /// no image names none.
+  result<void> name_contents(const json& manifest, std::vector<descriptor>& layers) const {
+    constexpr std::string_view kind = "sha256:";
+    if (!manifest.contains("config"))
+      return {};
+    auto at = read_descriptor(layout_, manifest["config"]);
+    if (!at)
+      return unexpected(std::move(at.error()));
+    auto config = document(*at);
+    if (!config)
+      return unexpected(std::move(config.error()));
+    if (!config->is_object() || !config->contains("rootfs"))
+      return {};
+    const auto& rootfs = (*config)["rootfs"];
+    auto ids = rootfs.is_object() && rootfs.contains("diff_ids") ? rootfs["diff_ids"] : json{};
+    if (!ids.is_array() || ids.size() != layers.size())
+      return unexpected(bad_image(layout_, "its diff_ids are not one for each layer"));
+    for (size_t i = 0; i < layers.size(); ++i) {
+      auto id = ids[i].is_string() ? ids[i].get<std::string>() : std::string{};
+      if (!id.starts_with(kind) || id.size() != kind.size() + 64)
+        return unexpected(bad_image(layout_, "a diff_id that is no SHA-256"));
+      layers[i].content = id.substr(kind.size());
+    }
+    return {};
+  }
+
   result<unique_fd> open(const std::string& name) const {
     unique_fd fd{workspace::open_beneath(folder_.get(), name, O_RDONLY | O_NONBLOCK)};
     struct stat info {};
@@ -215,11 +278,13 @@ private:
     return found;
   }
 
-  result<void> unpack(byte_source& source, int into) const {
-    auto tar = decoded(source);
-    if (!tar)
-      return unexpected(std::move(tar.error()));
-    tar_reader reader{**tar};
+  /// `content` becomes the digest of what was decoded.
+  result<void> unpack(byte_source& source, int into, std::string& content) const {
+    auto plain = decoded(source);
+    if (!plain)
+      return unexpected(std::move(plain.error()));
+    hashed tar{**plain};
+    tar_reader reader{tar};
     tree_writer out{into};
     auto check = [](const tree_writer::outcome& fault) -> result<void> {
       if (!fault)
@@ -231,8 +296,13 @@ private:
       auto more = reader.next(member);
       if (!more)
         return unexpected(std::move(more.error()));
-      if (!*more)
+      if (!*more) {
+        auto digest = tar.digest();
+        if (!digest)
+          return unexpected(std::move(digest.error()));
+        content = std::move(*digest);
         return check(out.finish());
+      }
       if (member.kind == member_kind::other)
         continue; // devices and pipes
       auto [path, violation] = check_member(member, name_policy::own);

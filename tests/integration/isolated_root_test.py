@@ -105,6 +105,16 @@ class Root(unittest.TestCase):
         os.unlink(name)
         self.assertIn("there is no file", self.refused(path))
 
+    def test_an_image_whose_layer_holds_something_else_than_it_says_is_refused(self):
+        one = layer(base_members())
+        for ids in (["sha256:" + "0" * 64], ["sha256:" + "0" * 64] * 2, ["x"], "x"):
+            path = self.folder + "/image"
+            (made,) = write_layout(path, gzip.compress(one), diff_ids=ids)
+            said = self.refused(path)
+            self.assertIn("diff_id", said)
+            if len(ids) == 1 and ids[0] != "x":
+                self.assertIn(made["digest"].split(":")[1], said)
+
     def test_an_image_that_reaches_out_is_refused(self):
         for name in ("../x", "/../x"):
             path, _ = self.image(layer([(name, "file", b"x")]))

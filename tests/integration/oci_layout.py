@@ -1,5 +1,6 @@
 """OCI image layouts as other tools write them."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -26,7 +27,7 @@ def layer(members):
     return out.getvalue()
 
 
-def write_layout(folder, *layers):
+def write_layout(folder, *layers, diff_ids=None):
     """Makes a layout of packed layers; gives their descriptors."""
     os.makedirs(folder + "/blobs/sha256", exist_ok=True)
 
@@ -37,7 +38,10 @@ def write_layout(folder, *layers):
         return {"digest": "sha256:" + name, "size": len(data)}
 
     made = [blob(x) for x in layers]
-    manifest = blob(json.dumps({"schemaVersion": 2, "layers": made}).encode())
+    plain = [gzip.decompress(x) if x[:2] == b"\x1f\x8b" else x for x in layers]
+    ids = diff_ids or ["sha256:" + hashlib.sha256(x).hexdigest() for x in plain]
+    config = blob(json.dumps({"rootfs": {"type": "layers", "diff_ids": ids}}).encode())
+    manifest = blob(json.dumps({"schemaVersion": 2, "config": config, "layers": made}).encode())
     manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json"
     with open(folder + "/oci-layout", "w", encoding="utf-8") as out:
         out.write('{"imageLayoutVersion": "1.0.0"}')
