@@ -80,6 +80,10 @@ void runtime::reap_regularly() {
   reactor_.at(reactor::clock::now() + reap_interval, [this] { reap_regularly(); });
 }
 
+std::vector<warm_count> runtime::warm_sandboxes() const {
+  return warm_ ? warm_->counts() : std::vector<warm_count>{};
+}
+
 result<std::unique_ptr<sandbox>> runtime::make_sandbox(backend_kind kind, sandbox_config config) {
   if (kind == backend_kind::unix_local)
     return std::make_unique<unix_local_sandbox>(services(), cgroups_, std::move(config));

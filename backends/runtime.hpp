@@ -58,6 +58,8 @@ public:
   /// Makes a sandbox of `kind`; `backend_unavailable` if this build or machine has none.
   result<std::unique_ptr<sandbox>> make_sandbox(backend_kind kind, sandbox_config config);
 
+  std::vector<warm_count> warm_sandboxes() const;
+
 private:
   runner_services services();
   void reap_regularly();

@@ -1,5 +1,7 @@
 #include "cli/metrics.hpp"
 
+#include "messages/json.hpp"
+
 namespace troupe::cli {
 
 namespace {
@@ -30,6 +32,18 @@ void sinks(std::string& out, const std::vector<actors::sink_stats>& all) {
   family("troupe_sink_queued", "gauge", "Events waiting for a sink.", &stats::queued);
 }
 
+/// By the place of the workspace inside.
+void warm_sandboxes(std::string& out, const std::vector<backends::warm_count>& all) {
+  auto family = [&](const std::string& name, const char* help, auto member) {
+    out += "# HELP " + name + " " + help + "\n# TYPE " + name + " gauge\n";
+    for (const auto& x : all)
+      out += name + "{root=" + dump_json(x.root) + "} " + std::to_string(x.*member) + "\n";
+  };
+  family("troupe_warm_sandboxes_ready", "Sandboxes made in advance.", &backends::warm_count::ready);
+  family("troupe_warm_sandboxes_wanted", "Sandboxes the warm pool is to hold.",
+         &backends::warm_count::wanted);
+}
+
 } // namespace
 
 std::string render_metrics(actors::services& shared, const http_metrics& http) {
@@ -49,6 +63,8 @@ std::string render_metrics(actors::services& shared, const http_metrics& http) {
           m.events_dropped);
   if (shared.sinks)
     sinks(out, shared.sinks->stats());
+  if (auto warm = shared.runtime.warm_sandboxes(); !warm.empty())
+    warm_sandboxes(out, warm);
   gauge(out, "troupe_io_jobs_queued", "Jobs waiting for the I/O pool.", shared.io.queued());
   gauge(out, "troupe_cpu_jobs_queued", "Jobs waiting for the CPU pool.", shared.cpu.queued());
   out += "# HELP troupe_http_requests_total HTTP requests by class of status.\n"

@@ -55,4 +55,11 @@ struct isolated_options {
   int64_t tmp_inodes = 65'536;
 };
 
+/// The sandboxes made in advance for one place of a workspace.
+struct warm_count {
+  std::string root;
+  size_t ready = 0;
+  size_t wanted = 0;
+};
+
 } // namespace troupe::backends

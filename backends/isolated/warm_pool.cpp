@@ -108,6 +108,16 @@ std::optional<made_sandbox> warm_pool::take(const sandbox_config& config) {
   return std::nullopt;
 }
 
+std::vector<warm_count> warm_pool::counts() const {
+  std::lock_guard guard{mutex_};
+  std::vector<warm_count> out;
+  for (const auto& [root, size] : parts_.options.warm) {
+    auto i = ready_.find(root);
+    out.push_back({root, i == ready_.end() ? 0 : i->second.size(), size});
+  }
+  return out;
+}
+
 // -- making --------------------------------------------------------------------------------------
 
 sandbox_config warm_pool::config_for(const std::string& root, const std::string& dir) const {

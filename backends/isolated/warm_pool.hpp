@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace troupe::backends::isolated {
 
@@ -33,6 +34,8 @@ public:
   /// (blocks, below a millisecond) One for a session whose private directory is not there or empty,
   /// which it then is. Nullopt: there is none, or this session needs another kind.
   std::optional<made_sandbox> take(const sandbox_config& config);
+
+  std::vector<warm_count> counts() const;
 
 private:
   using clock = std::chrono::steady_clock;
@@ -58,7 +61,7 @@ private:
   shared_parts& parts_;
   const std::string dir_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::map<std::string, std::deque<warm>> ready_; ///< guarded; by the place of the workspace
   clock::time_point last_take_;                   ///< guarded

@@ -45,14 +45,9 @@ class Warm(unittest.TestCase):
 
     def wait_for_pool(self, server, size=2):
         def full():
-            try:
-                boxes = self.waiting(server)
-            except FileNotFoundError:
-                return False
-            return len(boxes) == size and all(os.path.lexists(os.path.join(
-                server.state_dir, "isolated", "warm", x, "life")) for x in boxes)
+            text = server.raw("GET", "/metrics")[2].decode()
+            return f'troupe_warm_sandboxes_ready{{root="/workspace"}} {size}\n' in text
         self.wait_for(full, "the pool does not fill")
-        time.sleep(0.2)
 
     def create(self, server, **body):
         status, session = server.json("POST", "/v1/sessions", body)
