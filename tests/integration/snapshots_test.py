@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 import unittest
 
 from oci_layout import layer, write_layout
@@ -92,6 +93,39 @@ class Snapshots(ServerTest):
         done = subprocess.run([*prune, "--force"], capture_output=True, text=True, check=True)
         self.assertEqual(done.stdout.split(), points[2:])
         server.start()
+
+    def test_what_is_beyond_a_tenant_s_bounds_goes_by_itself(self):
+        server = Server({
+            "api_keys": [{"key": "ka", "tenant": "a"}, {"key": "kb", "tenant": "b"}],
+            "retention": {"max_count": 1, "interval_s": 0.2, "tenants": {"b": {"max_count": 9}}},
+        })
+        self.addCleanup(server.close)
+
+        def ask(key, method, path, body=None):
+            headers = {"Authorization": "Bearer " + key}
+            status, answer = server.json(method, "/v1/" + path, body, headers)
+            self.assertLess(status, 300, answer)
+            return answer
+
+        def points(key, session):
+            for i in range(3):
+                ask(key, "POST", f"sessions/{session}/exec", {"command": f"echo {i} >> a"})
+                last = ask(key, "POST", f"sessions/{session}/checkpoint", {"name": "p"})
+            return last["id"]
+
+        def stored(key):
+            return [x["id"] for x in ask(key, "GET", "snapshots")["items"]]
+
+        one, other = (ask(k, "POST", "sessions", {"snapshot": {"type": "local"}})["id"]
+                      for k in ("ka", "kb"))
+        points("kb", other)
+        for _ in range(2):
+            last = points("ka", one)
+            deadline = time.monotonic() + 30
+            while stored("ka") != [last]:
+                self.assertLess(time.monotonic(), deadline, stored("ka"))
+        self.assertEqual(len(stored("kb")), 3)
+        ask("ka", "POST", f"sessions/{one}/rewind", {"snapshot_id": last})
 
     def test_the_command_line_imports_an_image_of_another_tool(self):
         folder = tempfile.mkdtemp(prefix="troupe-import-test-")
