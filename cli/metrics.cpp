@@ -6,20 +6,24 @@ namespace troupe::cli {
 
 namespace {
 
-void counter(std::string& out, const char* name, const char* help, uint64_t value) {
-  out += "# HELP " + std::string{name} + " " + help + "\n# TYPE " + name + " counter\n" + name + " "
-         + std::to_string(value) + "\n";
+void head(std::string& out, const std::string& name, const char* type, const char* help) {
+  out += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
 }
 
-void gauge(std::string& out, const char* name, const char* help, uint64_t value) {
-  out += "# HELP " + std::string{name} + " " + help + "\n# TYPE " + name + " gauge\n" + name + " "
-         + std::to_string(value) + "\n";
+void counter(std::string& out, const std::string& name, const char* help, uint64_t value) {
+  head(out, name, "counter", help);
+  out += name + " " + std::to_string(value) + "\n";
+}
+
+void gauge(std::string& out, const std::string& name, const char* help, uint64_t value) {
+  head(out, name, "gauge", help);
+  out += name + " " + std::to_string(value) + "\n";
 }
 
 /// One line per sink, by its place in the configuration.
 void sinks(std::string& out, const std::vector<actors::sink_stats>& all) {
   auto family = [&](const std::string& name, const char* type, const char* help, auto member) {
-    out += "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
+    head(out, name, type, help);
     for (size_t i = 0; i < all.size(); ++i)
       out += name + "{sink=\"" + std::to_string(i) + "\",type=\"" + std::string{all[i].type}
              + "\"} " + std::to_string(all[i].*member) + "\n";
@@ -35,7 +39,7 @@ void sinks(std::string& out, const std::vector<actors::sink_stats>& all) {
 /// By the place of the workspace inside.
 void warm_sandboxes(std::string& out, const std::vector<backends::warm_count>& all) {
   auto family = [&](const std::string& name, const char* help, auto member) {
-    out += "# HELP " + name + " " + help + "\n# TYPE " + name + " gauge\n";
+    head(out, name, "gauge", help);
     for (const auto& x : all)
       out += name + "{root=" + dump_json(x.root) + "} " + std::to_string(x.*member) + "\n";
   };
@@ -67,8 +71,7 @@ std::string render_metrics(actors::services& shared, const http_metrics& http) {
     warm_sandboxes(out, warm);
   gauge(out, "troupe_io_jobs_queued", "Jobs waiting for the I/O pool.", shared.io.queued());
   gauge(out, "troupe_cpu_jobs_queued", "Jobs waiting for the CPU pool.", shared.cpu.queued());
-  out += "# HELP troupe_http_requests_total HTTP requests by class of status.\n"
-         "# TYPE troupe_http_requests_total counter\n";
+  head(out, "troupe_http_requests_total", "counter", "HTTP requests by class of status.");
   for (int i = 1; i <= 5; ++i)
     out += "troupe_http_requests_total{class=\"" + std::to_string(i) + "xx\"} "
            + std::to_string(http.by_class[i].load()) + "\n";

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -59,7 +58,10 @@ void limit_watch::stop() {
 
 void limit_watch::on_alarm() {
   listen(false);
-  auto pause = tell_new() ? pause_after_news : pause_before_count;
+  listen_again_after(tell() ? pause_after_news : pause_before_count);
+}
+
+void limit_watch::listen_again_after(std::chrono::milliseconds pause) {
   events_->cancel(pause_);
   pause_ = events_->at(reactor::clock::now() + pause, [weak = weak_from_this()] {
     if (auto watch = weak.lock())
@@ -73,13 +75,10 @@ void limit_watch::listen_again() {
   for (const auto& x : alarms_)
     if (::pread(x.alarm.fd.get(), unused.data(), unused.size(), 0) < 0) // an eventfd has no place
       (void) !::read(x.alarm.fd.get(), unused.data(), unused.size());
-  tell_new();
+  tell();
   listen(true);
   if (groups_->has_silent())
-    pause_ = events_->at(reactor::clock::now() + look_interval, [weak = weak_from_this()] {
-      if (auto watch = weak.lock())
-        watch->listen_again();
-    });
+    listen_again_after(look_interval);
 }
 
 void limit_watch::listen(bool on) {
@@ -87,11 +86,7 @@ void limit_watch::listen(bool on) {
     events_->modify(x.id, on ? x.alarm.events : 0);
 }
 
-void limit_watch::tell() {
-  tell_new();
-}
-
-bool limit_watch::tell_new() {
+bool limit_watch::tell() {
   auto all = now();
   auto is_news = all.memory > told_hits_.memory || all.pids > told_hits_.pids;
   auto one = [&](const char* limit, int64_t count) {

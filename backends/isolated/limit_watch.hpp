@@ -5,6 +5,7 @@
 #include "backends/isolated/limit_groups.hpp"
 #include "backends/reactor.hpp"
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -28,8 +29,8 @@ public:
   /// No more; before the groups are removed.
   void stop();
 
-  /// Some limit may be why a command failed: the kernel keeps count.
-  void tell();
+  /// Some limit may be why a command failed: the kernel keeps count. Whether any was met since.
+  bool tell();
 
 private:
   struct watched {
@@ -39,8 +40,8 @@ private:
 
   void on_alarm();
   void listen_again();
+  void listen_again_after(std::chrono::milliseconds pause);
   void listen(bool on);
-  bool tell_new();
 
   const std::shared_ptr<limit_groups> groups_;
   const std::shared_ptr<cgroup> unified_;
