@@ -97,7 +97,9 @@ co<result<exec_result>> session_impl::exec(exec_call call, std::optional<exec_si
   record_.live.last_used_at_ms = now_ms();
   auto event = co_await begin(op::exec, event_data(call.request, nullptr));
   result<exec_result> done;
-  auto opened = event ? co_await ensure_open() : result<void>{};
+  result<void> opened;
+  if (event)
+    opened = co_await ensure_open();
   if (!event) {
     done = unexpected(std::move(event.error()));
   } else if (std::find(cancelled_.begin(), cancelled_.end(), call.call_id) != cancelled_.end()) {

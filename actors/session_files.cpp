@@ -1,6 +1,7 @@
 #include "actors/session.hpp"
 
 #include "backends/ownership.hpp"
+#include "workspace/file_errors.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -138,6 +139,9 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
   };
   auto done = co_await offload<T>(self_, shared_.io, record_.spec.tenant, std::move(job));
   --in_flight_;
+  // The work knows the path beneath the root only.
+  if (!done && done.error().code == errc::invalid_manifest_path && path.starts_with('/'))
+    done = unexpected(workspace::escape_failure(path));
   co_return done;
 }
 

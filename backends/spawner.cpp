@@ -128,7 +128,6 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
 struct child_plan {
   char* const* candidates;
   char* const* argv;
-  char** shell_argv; ///< `/bin/sh`, then room for the script, then the arguments
   char* const* env;
   const char* cwd;
   const int* slots;
@@ -142,18 +141,13 @@ struct child_plan {
   bool error_is_of_cwd = false;
 };
 
-/// As execvp: tries each candidate, scripts without an interpreter line go to the shell.
+/// As execvp tries each candidate; but what the kernel cannot run is not given to a shell.
 TROUPE_IN_CHILD int exec_first(child_plan& plan) {
   int denied = 0;
   int last = ENOENT;
   for (auto candidate = plan.candidates; *candidate != nullptr; ++candidate) {
     ::syscall(SYS_execve, *candidate, plan.argv, plan.env);
     last = errno;
-    if (last == ENOEXEC) {
-      plan.shell_argv[1] = *candidate;
-      ::syscall(SYS_execve, plan.shell_argv[0], plan.shell_argv, plan.env);
-      return errno;
-    }
     if (last == EACCES)
       denied = last;
     else if (last != ENOENT && last != ENOTDIR && last != ESTALE && last != ENODEV
@@ -307,8 +301,6 @@ struct spawner::impl {
     auto place_pointers = pointers(places);
     auto argv = pointers(request.argv);
     auto env = pointers(request.env);
-    std::vector<char*> shell_argv{const_cast<char*>("/bin/sh"), nullptr};
-    shell_argv.insert(shell_argv.end(), argv.begin() + 1, argv.end());
     std::array<int, 3> slots;
     for (size_t i = 0; i < 3; ++i)
       slots[i] = w.slots[i].get();
@@ -316,7 +308,6 @@ struct spawner::impl {
     child_plan plan{};
     plan.candidates = place_pointers.data();
     plan.argv = argv.data();
-    plan.shell_argv = shell_argv.data();
     plan.env = env.data();
     plan.cwd = request.cwd.c_str();
     plan.slots = slots.data();

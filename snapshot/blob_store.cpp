@@ -105,6 +105,14 @@ void parse_config(const json& value, layered_snapshot& x) {
   }
 }
 
+/// Where a file system puts an inode follows its folder, and the places of files that were removed
+/// lately are passed over one by one: what comes and goes is kept in many folders, apart on the
+/// disk.
+void spread(int above, const char* name) {
+  unique_fd fd{::openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
+  workspace::spread_directories(fd.get());
+}
+
 /// Names in a folder.
 std::vector<std::string> list_names(int folder) {
   std::vector<std::string> names;
@@ -172,6 +180,7 @@ result<std::optional<blob_store>> blob_store::open(const std::string& base_path,
     for (auto* name : {"blobs", "blobs/sha256", "views", "stats"})
       if (::mkdirat(x.layers_.get(), name, 0700) != 0 && errno != EEXIST)
         return unexpected(cannot_store(base_path, errno));
+    spread(x.layers_.get(), "views");
     unique_fd layout{
       ::openat(x.layers_.get(), "oci-layout", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600)};
     if (!layout || workspace::write_all(layout.get(), layout_file.data(), layout_file.size()) < 0
@@ -189,6 +198,33 @@ result<std::optional<blob_store>> blob_store::open(const std::string& base_path,
       return unexpected(cannot_store(base_path, errno));
   }
   return std::optional{std::move(x)};
+}
+
+result<unique_fd> blob_store::make_file(std::string& name) const {
+  if (!fresh_) {
+    auto folder = "new/" + random_hex(1);
+    auto open = [&] {
+      fresh_.reset(
+        ::openat(layers_.get(), folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      return static_cast<bool>(fresh_);
+    };
+    if (!open()) {
+      ::mkdirat(layers_.get(), "new", 0700);
+      spread(layers_.get(), "new");
+      ::mkdirat(layers_.get(), folder.c_str(), 0700);
+    }
+    if (!fresh_ && !open())
+      return unexpected(cannot_store(base_path_, errno));
+  }
+  int made = make_locked([&] {
+    name = random_hex(16);
+    int fd = ::openat(fresh_.get(), name.c_str(),
+                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : fd;
+  });
+  if (made < 0)
+    return unexpected(cannot_store(base_path_, -made));
+  return unique_fd{made};
 }
 
 result<unique_fd> blob_store::open_blob(const blob_id& x) const {
@@ -227,19 +263,23 @@ result<blob_id> blob_store::write_blob(std::string_view bytes) const {
   return file->write(bytes.data(), bytes.size()).and_then([&] { return file->commit(); });
 }
 
-result<void> blob_store::sync() const {
-  std::vector<std::future<int>> others;
-  auto sync_one = [](int fd) { return ::fsync(fd) == 0 ? 0 : errno; };
+/// At once, since the disk then flushes once for many.
+int blob_store::sync(int reference) const {
+  std::vector<int> waiting;
   for (const auto& fd : unsynced_)
-    others.push_back(std::async(std::launch::async, sync_one, fd.get()));
-  int err = sync_one(blobs_.get());
+    waiting.push_back(fd.get());
+  if (!unsynced_.empty())
+    waiting.push_back(blobs_.get());
+  auto sync_one = [](int fd) { return ::fsync(fd) == 0 ? 0 : errno; };
+  std::vector<std::future<int>> others;
+  for (int fd : waiting)
+    others.push_back(std::async(std::launch::async, sync_one, fd));
+  int err = sync_one(reference);
   for (auto& x : others)
     if (int failed = x.get(); failed != 0)
       err = failed;
   unsynced_.clear();
-  if (err != 0)
-    return unexpected(cannot_store(base_path_, err));
-  return {};
+  return err;
 }
 
 result<void> blob_store::describe(layered_snapshot& x) const {
@@ -358,29 +398,22 @@ result<std::optional<blob_id>> blob_store::parse_reference(int fd) {
 
 result<void> blob_store::refer(const std::string& id, const blob_id& manifest) const {
   auto target = id + std::string{reference_suffix};
-  auto failure = [&] { return unexpected(cannot_store(base_path_ + '/' + target, errno)); };
   auto text = reference_text(manifest);
-  std::string temporary;
-  int made = make_locked([&] {
-    temporary = '.' + target + '.' + random_hex(16) + ".tmp";
-    int fd = ::openat(base_.get(), temporary.c_str(),
-                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return fd < 0 ? -errno : fd;
-  });
-  if (made < 0) {
-    errno = -made;
-    return failure();
-  }
-  unique_fd fd{made};
-  int err = workspace::write_all(fd.get(), text.data(), text.size());
-  if (err < 0 || ::fsync(fd.get()) != 0
-      || ::renameat(base_.get(), temporary.c_str(), base_.get(), target.c_str()) != 0) {
-    auto failed = unexpected(cannot_store(base_path_ + '/' + target, err < 0 ? -err : errno));
-    ::unlinkat(base_.get(), temporary.c_str(), 0);
-    return failed;
+  std::string name;
+  auto fd = make_file(name);
+  if (!fd)
+    return unexpected(std::move(fd.error()));
+  int err = -std::min(workspace::write_all(fd->get(), text.data(), text.size()), 0);
+  if (err == 0)
+    err = sync(fd->get());
+  if (err == 0 && ::renameat(fresh_.get(), name.c_str(), base_.get(), target.c_str()) != 0)
+    err = errno;
+  if (err != 0) {
+    ::unlinkat(fresh_.get(), name.c_str(), 0);
+    return unexpected(cannot_store(base_path_ + '/' + target, err));
   }
   if (::fsync(base_.get()) != 0)
-    return failure();
+    return unexpected(cannot_store(base_path_ + '/' + target, errno));
   make_view(id);
   return {};
 }
@@ -539,7 +572,13 @@ result<blob_store::collection> blob_store::collect() const {
     if (::unlinkat(blobs_.get(), name.c_str(), 0) == 0)
       done.freed += static_cast<uint64_t>(st.st_size);
   }
-  remove_leftovers(blobs_.get(), is_temporary);
+  unique_fd fresh{::openat(layers_.get(), "new", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  remove_leftovers(blobs_.get(), is_temporary); // as versions before `new` wrote
+  for (const auto& name : list_names(fresh.get())) {
+    unique_fd folder{
+      ::openat(fresh.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
+    remove_leftovers(folder.get(), [](std::string_view x) { return !x.starts_with('.'); });
+  }
   for (auto* folder : {"views", "stats"}) {
     unique_fd fd{::openat(layers_.get(), folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     for (const auto& id : list_names(fd.get()))
@@ -554,22 +593,16 @@ result<blob_store::collection> blob_store::collect() const {
 result<new_blob> new_blob::create(const blob_store& store) {
   new_blob x;
   x.store_ = &store;
-  x.folder_ = store.blobs_fd();
-  int fd = make_locked([&] {
-    x.name_ = '.' + random_hex(16) + ".tmp";
-    int made = ::openat(x.folder_, x.name_.c_str(),
-                        O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return made < 0 ? -errno : made;
-  });
-  if (fd < 0)
-    return unexpected(cannot_store(store.base_path(), -fd));
-  x.fd_.reset(fd);
+  auto fd = store.make_file(x.name_);
+  if (!fd)
+    return unexpected(std::move(fd.error()));
+  x.fd_ = std::move(*fd);
   return x;
 }
 
 new_blob::~new_blob() {
   if (fd_)
-    ::unlinkat(folder_, name_.c_str(), 0);
+    ::unlinkat(store_->fresh_.get(), name_.c_str(), 0);
 }
 
 result<void> new_blob::write(const char* data, size_t size) {
@@ -597,7 +630,7 @@ result<void> new_blob::commit_as(const blob_id& expected) {
 }
 
 result<blob_id> new_blob::put_in_place(blob_id id) {
-  if (::renameat(folder_, name_.c_str(), folder_, id.digest.c_str()) != 0)
+  if (::renameat(store_->fresh_.get(), name_.c_str(), store_->blobs_fd(), id.digest.c_str()) != 0)
     return unexpected(cannot_store("blob sha256:" + id.digest, errno));
   store_->unsynced_.push_back(std::move(fd_));
   return id;

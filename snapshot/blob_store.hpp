@@ -76,12 +76,8 @@ public:
   /// All of a small blob, verified.
   result<std::string> read_blob(const blob_id& x) const;
 
-  /// Puts a small blob there; durable with `sync`.
+  /// Puts a small blob there; durable with `refer`.
   result<blob_id> write_blob(std::string_view bytes) const;
-
-  /// Makes durable what was written through this store, blobs and their names: all at once, since
-  /// the disk then flushes once for many.
-  result<void> sync() const;
 
   /// Writes configuration and manifest for `x` and sets their ids.
   result<void> describe(layered_snapshot& x) const;
@@ -107,8 +103,8 @@ public:
   /// What `{id}.tar` refers to; nullopt: it is an archive, not a reference.
   static result<std::optional<blob_id>> parse_reference(int fd);
 
-  /// Durably makes `{id}.tar` refer to a manifest, and a view of it for tools that read OCI layouts
-  /// (`.layers/views/{id}`).
+  /// Makes durable what was written through this store, then makes `{id}.tar` refer to a manifest,
+  /// durably, and a view of it for tools that read OCI layouts (`.layers/views/{id}`).
   result<void> refer(const std::string& id, const blob_id& manifest) const;
 
   /// Durably makes all of `{ids}.tar`, which are not there yet, refer to what `{id}.tar` does.
@@ -137,17 +133,22 @@ public:
 private:
   blob_store() = default;
   bool has_blob(const std::string& digest) const;
+  /// A new locked file in `fresh_`, which makes the folder first.
+  result<unique_fd> make_file(std::string& name) const;
   result<std::string> blob_text(const std::string& digest) const;
   result<void> keep_what_may_be_named(std::string_view reference,
                                       std::unordered_set<std::string>& used) const;
 
   std::string base_path_;
   void make_view(const std::string& id) const;
+  /// Everything unsynced and the file of a new reference; an errno value, or 0.
+  int sync(int reference) const;
 
   unique_fd base_;
   unique_fd layers_;
   unique_fd blobs_;
   unique_fd lock_;
+  mutable unique_fd fresh_; ///< one of the folders `.layers/new/*`, for what is being written
   mutable std::vector<unique_fd> unsynced_;
   friend class new_blob;
 };
@@ -161,7 +162,7 @@ public:
   ~new_blob();
 
   result<void> write(const char* data, size_t size);
-  /// Gives the file its name. Durable with `blob_store::sync`.
+  /// Gives the file its name. Durable with `blob_store::refer`.
   result<blob_id> commit();
   /// The same for one that came from elsewhere: `snapshot_restore_error` if it is not `expected`.
   result<void> commit_as(const blob_id& expected);
@@ -174,7 +175,6 @@ private:
   result<blob_id> put_in_place(blob_id id);
 
   const blob_store* store_ = nullptr;
-  int folder_ = -1;
   std::string name_;
   unique_fd fd_; ///< holds the lock
   sha256 hash_;

@@ -222,9 +222,7 @@ result<snapshot_outcome> persist_layered(const persist_request& request, std::st
     now.info.size_bytes = last.bytes;
     now.info.name = request.name;
     now.info.parent = base_id == ref.id ? "" : base_id;
-    auto ok = store.describe(now).and_then([&] { return store.sync(); }).and_then([&] {
-      return store.refer(ref.id, now.manifest);
-    });
+    auto ok = store.describe(now).and_then([&] { return store.refer(ref.id, now.manifest); });
     if (!ok)
       return fail(std::move(ok.error()));
     new_bytes += now.config.size + now.manifest.size;
@@ -583,9 +581,7 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   if (!layer)
     return unexpected(std::move(layer.error()));
   old.layers.assign(1, *layer);
-  auto ok = store.describe(old).and_then([&] { return store.sync(); }).and_then([&] {
-    return store.refer(ref.id, old.manifest);
-  });
+  auto ok = store.describe(old).and_then([&] { return store.refer(ref.id, old.manifest); });
   if (!ok)
     return unexpected(std::move(ok.error()));
   return true;

@@ -136,9 +136,9 @@ result<snapshot_info> import_layout(const std::string& folder, const snapshot_re
   for (const auto& layer : snapshot->layers)
     if (auto ok = take(layer.blob); !ok)
       return unexpected(std::move(ok.error()));
-  auto ok = verify_layered(store, *snapshot, std::move(stop))
-              .and_then([&] { return store.sync(); })
-              .and_then([&] { return store.refer(ref.id, *manifest); });
+  auto ok = verify_layered(store, *snapshot, std::move(stop)).and_then([&] {
+    return store.refer(ref.id, *manifest);
+  });
   if (!ok)
     return unexpected(std::move(ok.error()));
   auto info = std::move(snapshot->info);

@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <climits>
 #include <fcntl.h>
-#include <filesystem>
 #include <map>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -72,7 +71,7 @@ result<patch_path> resolve(const path_policy& policy, const std::string& path,
       path_error("apply_patch path must not escape root: " + path, path, "escape_root"));
   patch_path out{found->relative, found->absolute, found->relative};
   if (from_cwd)
-    out.display = std::filesystem::path{out.relative}.lexically_relative(clean_path(cwd)).string();
+    out.display = shown_path(cwd, out.relative);
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "workspace/manifest_check.hpp"
 #include "workspace/manifest_plan.hpp"
 #include "workspace/path_policy.hpp"
+#include "workspace/unicode_text.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -160,9 +161,7 @@ private:
       marker += truncation_hint;
       kept = max_characters - marker.size();
     }
-    auto head = prefix(text_, kept);
-    head = head.substr(0, head.find_last_not_of(" \t\n\v\f\r") + 1);
-    return std::string{head} + marker;
+    return std::string{trim_end(prefix(text_, kept))} + marker;
   }
 
   std::string title_;

@@ -51,11 +51,14 @@ std::string errno_text(int err) {
   return std::generic_category().message(err);
 }
 
-error escape_failure(const std::string& relative) {
-  return make_error(errc::invalid_manifest_path, op::materialize,
-                    "manifest path must not escape root: " + relative)
-    .with("rel", relative)
-    .with("reason", "escape_root");
+error escape_failure(const std::string& asked) {
+  bool absolute = asked.starts_with('/');
+  return make_error(
+           errc::invalid_manifest_path, op::materialize,
+           (absolute ? "manifest path must be relative: " : "manifest path must not escape root: ")
+             + asked)
+    .with("rel", asked)
+    .with("reason", absolute ? "absolute" : "escape_root");
 }
 
 error read_failure(int err, const std::string& path, const std::string& relative) {

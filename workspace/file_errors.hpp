@@ -24,8 +24,8 @@ error read_failure(int err, const std::string& path, const std::string& relative
 /// `no_space`, `invalid_manifest_path` (EXDEV: left the root) or `workspace_archive_write_error`.
 error write_failure(int err, const std::string& path, const std::string& relative);
 
-/// `invalid_manifest_path`: a link leads out of the root.
-error escape_failure(const std::string& relative);
+/// `invalid_manifest_path`: a link leads out of the root; reason `absolute` if `asked` is.
+error escape_failure(const std::string& asked);
 
 /// `exec_nonzero` as the command of that name would have ended: exit code 1 and `text` on stderr.
 error command_failure(const std::vector<std::string>& command, const std::string& text);

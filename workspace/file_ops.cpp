@@ -268,7 +268,7 @@ result<void> make_directory(int root_fd, const std::string& path, bool parents,
 result<void> remove_path(int root_fd, const std::string& path, bool recursive,
                          const std::string& shown) {
   auto failure = [&](int err) -> result<void> {
-    if (err != ENOENT && err != ENOTDIR)
+    if (err != ENOENT)
       return unexpected(write_failure(err, shown, path));
     if (recursive)
       return {};

@@ -1,8 +1,9 @@
 #include "workspace/json_reader.hpp"
 
+#include "workspace/unicode_text.hpp"
+
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -114,6 +115,36 @@ void json_reader::boolean(const json& object, const location& at, const char* ke
   }
 }
 
+namespace {
+
+/// A number written as text, as pydantic takes it: blanks around it, a sign, `_` between digits and
+/// `.0` behind them are allowed.
+std::optional<double> integer_of(std::string_view text) {
+  text = trim(text);
+  auto dot = text.find('.');
+  if (dot != text.npos && dot + 1 < text.size()
+      && text.find_first_not_of('0', dot + 1) == text.npos)
+    text = text.substr(0, dot);
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+'))
+    text.remove_prefix(1);
+  double number = 0;
+  char before = '_';
+  for (char c : text) {
+    const bool is_digit = c >= '0' && c <= '9';
+    if (!is_digit && (c != '_' || before == '_'))
+      return std::nullopt;
+    if (is_digit)
+      number = number * 10 + (c - '0');
+    before = c;
+  }
+  if (before == '_')
+    return std::nullopt;
+  return negative ? -number : number;
+}
+
+} // namespace
+
 void json_reader::integer(const json& object, const location& at, const char* key, int32_t& out) {
   auto* value = member(object, at, key, need::optional);
   if (!value)
@@ -128,13 +159,11 @@ void json_reader::integer(const json& object, const location& at, const char* ke
       return fail({at, key}, "int_from_float",
                   "Input should be a valid integer, got a number with a fractional part");
   } else if (value->is_string()) {
-    const auto& digits = value->get_ref<const std::string&>();
-    int32_t parsed = 0;
-    auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), parsed);
-    if (code != std::errc{} || end != digits.data() + digits.size())
+    auto parsed = integer_of(value->get_ref<const std::string&>());
+    if (!parsed)
       return fail({at, key}, "int_parsing",
                   "Input should be a valid integer, unable to parse string as an integer");
-    number = parsed;
+    number = *parsed;
   } else {
     return fail({at, key}, "int_type", "Input should be a valid integer");
   }

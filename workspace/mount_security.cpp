@@ -29,7 +29,9 @@ bool has_inline_authority(std::string_view url) {
 /// What an argument says: the option's name in the form of the contract, and a value after `=`.
 struct rclone_argument {
   explicit rclone_argument(std::string_view text) {
-    text.remove_prefix(std::min(text.find_first_not_of('-'), text.size()));
+    // Behind one dash stand options of one letter: nothing that could be known by its name.
+    if (text.starts_with("--"))
+      text.remove_prefix(2);
     auto equals = text.find('=');
     has_value = equals != std::string_view::npos;
     if (has_value)
@@ -279,8 +281,7 @@ bool redact_mounts(manifest& x) {
   for_each_mount(x.entries, [&](mount_entry& mount) {
     auto more = credential_files(mount, root);
     std::ranges::move(more, std::back_inserter(files));
-    redacted
-      = !authority_taker{mount}.take().empty() || finds_credentials(mount.strategy) || redacted;
+    redacted = !authority_taker{mount}.take().empty() || redacted;
   });
   // A manifest whose paths are refused cannot be used, so that nothing in it can be a credential.
   if (files.empty() || !check_entry_paths(x))
@@ -341,7 +342,8 @@ result<void> check_mounts_supported(const manifest& x, const mount_support& supp
         refuse(target, "in-container mounts are not supported by this sandbox backend")
           .with("sandbox_backend", to_string(support.backend)));
     if (target.inside.empty() || target.inside == ".")
-      return unexpected(refuse(target, "this sandbox backend mounts below the workspace root only"));
+      return unexpected(
+        refuse(target, "this sandbox backend mounts below the workspace root only"));
   }
   return {};
 }

@@ -235,7 +235,7 @@ result<std::vector<patch_operation>> parse_json_form(std::string_view text) {
   if (const auto& list = member(*payload, "operations"); list.is_array())
     return read_each(list, read_written);
   const auto& one = member(*payload, "operation");
-  return read_each(json::array({one.is_null() ? *payload : one}), read_written);
+  return read_each(json::array({one.is_object() ? one : *payload}), read_written);
 }
 
 } // namespace

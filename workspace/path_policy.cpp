@@ -1,8 +1,11 @@
 #include "workspace/path_policy.hpp"
 
+#include "workspace/unicode_text.hpp"
+
 #include <algorithm>
 #include <cassert>
 #include <climits>
+#include <filesystem>
 
 namespace troupe::workspace {
 
@@ -37,14 +40,11 @@ std::string with_slashes(std::string_view path) {
   return out;
 }
 
-/// Any character, a colon, a separator: a Windows drive. UNC paths start with a slash once `\` is
-/// `/`.
+/// A letter, a colon, a separator: a Windows drive. UNC paths start with a slash once `\` is `/`.
 bool starts_with_drive(std::string_view path) {
-  size_t i = 1;
-  while (i < path.size() && (static_cast<unsigned char>(path[i]) & 0xC0) == 0x80)
-    ++i;
-  return !path.empty() && path[0] != '/' && path[0] != '\\' && i + 1 < path.size() && path[i] == ':'
-         && (path[i + 1] == '/' || path[i + 1] == '\\');
+  auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return path.size() > 2 && is_letter(path[0]) && path[1] == ':'
+         && (path[2] == '/' || path[2] == '\\');
 }
 
 error path_error(std::string text, std::string_view path, std::string_view reason) {
@@ -108,6 +108,30 @@ std::string join_path(std::string_view parent, std::string_view child) {
   std::string out;
   out.reserve(parent.size() + 1 + child.size());
   return out.append(parent).append("/").append(child);
+}
+
+result<std::string> run_folder(std::string_view cwd) {
+  if (!trim(cwd).empty() && !cwd.starts_with('/') && !has_parent_component(cwd)
+      && cwd.find('\\') == std::string_view::npos)
+    return clean_path(cwd);
+  return unexpected(make_error(errc::invalid_request, op::request,
+                               "`cwd` must be a folder of the workspace: a relative path without "
+                               "`..` and `\\`")
+                      .with("cwd", cwd.substr(0, PATH_MAX)));
+}
+
+std::string anchored_path(std::string_view cwd, std::string_view path) {
+  if (cwd.empty() || path.starts_with('/') || starts_with_drive(path))
+    return std::string{path};
+  return clean_path(std::string{cwd}.append("/").append(path));
+}
+
+std::string shown_path(std::string_view cwd, std::string_view relative) {
+  if (cwd.empty())
+    return std::string{relative};
+  auto from_root
+    = [](std::string_view x) { return normalize_absolute(std::string{"/"}.append(x)); };
+  return std::filesystem::path{from_root(relative)}.lexically_relative(from_root(cwd)).string();
 }
 
 std::optional<std::string_view> path_below(std::string_view path, std::string_view base) {

@@ -55,6 +55,20 @@ std::string clean_path(std::string_view path);
 /// `child` below `parent`, both clean and relative; "." is neutral.
 std::string join_path(std::string_view parent, std::string_view child);
 
+// The working folder of an agent's run anchors the relative paths of its tools; it confines
+// nothing.
+
+/// The folder `cwd` in its clean form: relative, not blank, without `..` and `\`. Errors:
+/// `invalid_request`.
+result<std::string> run_folder(std::string_view cwd);
+
+/// `path` as seen from the run's folder, relative to the root; as it is if absolute or without
+/// `cwd`.
+std::string anchored_path(std::string_view cwd, std::string_view path);
+
+/// `relative` to the root as an agent in `cwd` is told of it.
+std::string shown_path(std::string_view cwd, std::string_view relative);
+
 /// `path` relative to `base`, "." for `base` itself, nullopt when it is not below. Both are normal.
 std::optional<std::string_view> path_below(std::string_view path, std::string_view base);
 

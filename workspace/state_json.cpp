@@ -25,7 +25,7 @@ bool owns_root(backend_kind type) {
 /// Reads the usual spellings of a UUID (dashed, bare, in braces, as a URN; any case).
 std::optional<std::string> normalize_uuid(std::string_view text) {
   constexpr std::string_view urn = "urn:uuid:";
-  if (text.starts_with(urn))
+  if (text.starts_with(urn) && text.size() == urn.size() + 36)
     text.remove_prefix(urn.size());
   else if (text.size() == 38 && text.front() == '{' && text.back() == '}')
     text = text.substr(1, 36);

@@ -1,5 +1,6 @@
 #include "gateway/native/api.hpp"
 #include "gateway/native/object_reader.hpp"
+#include "workspace/path_policy.hpp"
 
 #include <charconv>
 #include <cstdio>
@@ -379,6 +380,10 @@ void api::apply_patch(call c) {
       request.partial = in.boolean("partial").value_or(false);
       if (auto ok = in.finish(); !ok) {
         c2.fail(ok.error());
+        return;
+      }
+      if (auto folder = workspace::run_folder(request.cwd); in.has("cwd") && !folder) {
+        c2.fail(folder.error());
         return;
       }
       ask_session<patch_answer>(

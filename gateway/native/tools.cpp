@@ -48,6 +48,12 @@ std::string update_text(const terminal_update& x) {
   return text + "Output:\n" + workspace::utf8_with_replacement(x.output);
 }
 
+/// How long a model would wait; the terminal cuts it to what it allows.
+std::optional<int64_t> yield_of(object_reader& in) {
+  auto asked = in.integer("yield_time_ms", 0, INT64_MAX);
+  return asked ? std::optional{std::min(*asked, longest_yield_ms)} : std::nullopt;
+}
+
 /// A failure that a model is told of like the end of a process.
 terminal_update failure(std::string text) {
   terminal_update x;
@@ -59,22 +65,6 @@ terminal_update failure(std::string text) {
 std::optional<std::string> query_user(const call& c) {
   auto user = c.query("user");
   return user.empty() ? std::nullopt : std::optional{user};
-}
-
-/// `path` as seen from the run's working directory.
-std::string anchored(const call& c, const std::string& path) {
-  auto cwd = c.query("cwd");
-  return cwd.empty() || path.starts_with('/') ? path : cwd + "/" + path;
-}
-
-/// How a model is told of a path: relative to where it works, if it asked so.
-std::string shown_path(const call& c, const std::string& asked, const normalized_path& x) {
-  if (!x.relative)
-    return x.absolute;
-  auto cwd = asked.starts_with('/') ? std::string{} : workspace::clean_path(c.query("cwd"));
-  if (!cwd.empty() && cwd != "." && x.relative->starts_with(cwd + "/"))
-    return x.relative->substr(cwd.size() + 1);
-  return *x.relative;
 }
 
 // -- pictures
@@ -183,7 +173,8 @@ private:
   void fail(const error& why) {
     if (why.code == errc::workspace_read_not_found)
       say("image path `" + shown_ + "` was not found");
-    else if (why.code == errc::workspace_archive_read_error)
+    else if (why.code == errc::workspace_archive_read_error
+             || why.code == errc::invalid_manifest_path)
       say("unable to read image at `" + shown_ + "`: " + std::string{class_name(why.code)});
     else
       call_.fail(why);
@@ -214,6 +205,11 @@ void api::tool(call c) {
   for (const auto& [name, run] : tools) {
     if (c.param("name") != name)
       continue;
+    if (auto cwd = c.query("cwd"); !cwd.empty())
+      if (auto ok = workspace::run_folder(cwd); !ok) {
+        c.fail(ok.error());
+        return;
+      }
     with_body(
       std::move(c), [this, run](call c2, const json& body) { (this->*run)(std::move(c2), body); },
       tool_body_limit);
@@ -232,7 +228,7 @@ void api::exec_command(call c, const json& arguments) {
   bool login = in.boolean("login").value_or(true);
   start_terminal request;
   request.tty = in.boolean("tty").value_or(false);
-  request.yield_ms = in.integer("yield_time_ms", 0, longest_yield_ms).value_or(default_yield_ms);
+  request.yield_ms = yield_of(in).value_or(default_yield_ms);
   request.max_output_tokens = in.integer("max_output_tokens", 1, INT64_MAX);
   if (auto ok = in.finish(); !ok) {
     c.fail(ok.error());
@@ -257,7 +253,7 @@ void api::exec_command(call c, const json& arguments) {
     run(c, std::move(request));
     return;
   }
-  normalize_path query{anchored(c, blank ? "." : workdir), false};
+  normalize_path query{workspace::anchored_path(c.query("cwd"), blank ? "." : workdir), false};
   ask_session<normalized_path>(std::move(c), std::move(query),
                                [run, request, command](const call& c2, const normalized_path& x) {
                                  auto what = request;
@@ -270,15 +266,20 @@ void api::exec_command(call c, const json& arguments) {
 void api::write_stdin(call c, const json& arguments) {
   object_reader in{arguments};
   write_terminal request;
-  auto id = in.integer("session_id", INT32_MIN, INT32_MAX);
+  auto id = in.integer("session_id", INT64_MIN, INT64_MAX);
   if (!id)
     in.fail("session_id", "an integer");
   request.process_id = static_cast<int32_t>(id.value_or(0));
   request.chars = in.text("chars").value_or("");
-  request.yield_ms = in.integer("yield_time_ms", 0, longest_yield_ms);
+  request.yield_ms = yield_of(in);
   request.max_output_tokens = in.integer("max_output_tokens", 1, INT64_MAX);
   if (auto ok = in.finish(); !ok) {
     c.fail(ok.error());
+    return;
+  }
+  if (request.process_id != *id) { // no terminal has such a number
+    answer_text(
+      c, update_text(failure("write_stdin failed: PTY session not found: " + std::to_string(*id))));
     return;
   }
   with_session(std::move(c), [this, request](call c2, session_actor session) {
@@ -326,7 +327,7 @@ void api::view_image(call c, const json& arguments) {
     c.fail(ok.error());
     return;
   }
-  normalize_path query{anchored(c, path), false};
+  normalize_path query{workspace::anchored_path(c.query("cwd"), path), false};
   with_session(std::move(c), [this, query, path](call c2, session_actor session) {
     bridge_.ask<normalized_path>(
       session,
@@ -335,7 +336,9 @@ void api::view_image(call c, const json& arguments) {
           c2.fail(x.error());
           return;
         }
-        std::make_shared<image_reader>(bridge_, c2, session, shown_path(c2, path, *x))
+        auto cwd = path.starts_with('/') ? std::string{} : c2.query("cwd");
+        auto shown = x->relative ? workspace::shown_path(cwd, *x->relative) : x->absolute;
+        std::make_shared<image_reader>(bridge_, c2, session, std::move(shown))
           ->open(x->absolute, query_user(c2));
       },
       query);

@@ -177,9 +177,7 @@ result<void> remote_store::fetch_from(s3_client& client, const std::string& id) 
     return ok;
   auto all = client.each(snapshot->layers.size(),
                          [&](size_t i) { return take(snapshot->layers[i].blob); });
-  return all.and_then([&] { return store.sync(); }).and_then([&] {
-    return store.refer(id, *manifest);
-  });
+  return all.and_then([&] { return store.refer(id, *manifest); });
 }
 
 // -- sending --------------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ def session_state(case, driver, place):
     given = case["input"]
     if isinstance(given, dict) and list(given) == ["parse"]:
         given = given["parse"]
+        if isinstance(given, dict) and "type" not in given:
+            raise NotApplicable("states are read in one way, in which a type has its default")
     answer = driver("state", state=given)
     if "ok" in answer:
         again = driver("state", state=answer["ok"]["stored"])
@@ -118,8 +120,12 @@ def workspace_paths(case, driver, place):
     given = place.put(case["input"])
     kind = given["fn"]
     grants = given.get("grants", [])
+    if kind == "model_path" and given["path"].startswith("/"):
+        raise NotApplicable("only what the path policy has made relative is shown")
     if kind in ("cwd", "anchor", "model_path"):
-        raise NotApplicable("the working folder of an agent is its client's; calls take `cwd`")
+        names = {"cwd": "run_folder", "anchor": "anchored_path", "model_path": "shown_path"}
+        asked = {"path": given.get("path", ""), "cwd": given["cwd"] or ""}
+        return driver(names[kind], **asked)
     if kind == "resolve":
         trees.make(place.root, given["tree"])
         trees.make(place.names["{OUT}"], {"secret": "secret"})

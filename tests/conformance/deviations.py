@@ -6,6 +6,7 @@ import posixpath
 import re
 
 import areas
+import compare
 import models
 import trees
 
@@ -199,11 +200,92 @@ def _(case, want):
     return {"ok": {**want["ok"], "files": found}}
 
 
+def patched_paths(case, verb):
+    """Paths that a patch names with `verb`, an operation's type without `_file`."""
+    if "raw" in case["input"]:
+        return re.findall(rf"^\*\*\* {verb.title()} File: (.*)$", case["input"]["raw"], re.M)
+    return [x["path"] for x in operations_of(case) if x.get("type") == verb + "_file"]
+
+
+@rule("end-of-file-is-the-end", "apply_diff")
+def _(case, want):
+    text, diff = case["input"]["text"], case["input"]["diff"]
+    if "ok" not in want or "\n*** End of File" not in diff or not text.endswith("\n"):
+        return None
+    section = diff.split("\n*** End of File")[0].split("\n")
+    starts = [i for i, line in enumerate(section) if line.startswith("@@")]
+    context = [x[1:] for x in section[starts[-1] + 1 if starts else 0 :] if x[:1] in (" ", "-")]
+    lines = text[:-1].replace("\r\n", "\n").split("\n")
+    before = lines[: -len(context)]
+    if not context or lines[-len(context) :] != context or not appears_in(context, before):
+        return None
+
+    # The same lines go and come, at the last place instead of the first.
+    return {"ok": lambda got: sorted(got.split("\n")) == sorted(want["ok"].split("\n"))}
+
+
+def appears_in(wanted, lines):
+    stripped, size = [x.strip() for x in lines], len(wanted)
+    wanted = [x.strip() for x in wanted]
+    return any(stripped[i : i + size] == wanted for i in range(len(lines)))
+
+
+@rule("patches-take-the-link", "apply_patch")
+def _(case, want):
+    if "ok" not in want:
+        return None
+    given, found = case["input"]["files"], dict(want["ok"]["files"])
+    for path in patched_paths(case, "delete"):
+        value = given.get(path)
+        if is_link(value) and not value["symlink"].startswith("{"):
+            found.pop(path, None)
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), value["symlink"]))
+            if target in given:
+                found[target] = given[target]
+    return {"ok": {**want["ok"], "files": found}}
+
+
+@rule("patches-stay-inside", "apply_patch")
+def _(case, want):
+    given = case["input"]["files"]
+    links = {path for path, value in given.items() if is_link(value) and value["symlink"][:1] in "/{"}
+    paths = patched_paths(case, "update") + patched_paths(case, "create")
+    if "ok" in want and any(posixpath.normpath(path) in links for path in paths):
+        return {"error": an_error("invalid_manifest_path", "escape_root"), "files": anything}
+
+
 # -- manifests -------------------------------------------------------------------------------------
 
 
+@rule("paths-are-one-line", "manifest_validate", "manifest_describe")
+def _(case, want):
+    shown = case["input"].get("manifest", case["input"])
+    if any("\n" in path for path, _ in entries_of(shown.get("entries"))):
+        return {"error": an_error("invalid_manifest_path", "newline")}
+
+
+def is_account_name(x):
+    return not isinstance(x, str) or (x and x[0] != "-" and "\n" not in x and "\0" not in x)
+
+
+@rule("account-names", "manifest_validate")
+def _(case, want):
+    if "ok" not in want:
+        return None
+    given = case["input"]
+    groups = (given.get("groups") or []) + [
+        entry["group"]
+        for _, entry in entries_of(given.get("entries"))
+        if isinstance(entry, dict) and isinstance(entry.get("group"), dict)
+    ]
+    users = [*(given.get("users") or []), *(y for x in groups for y in x.get("users") or [])]
+    if not all(is_account_name(x.get("name")) for x in [*users, *groups]):
+        return refused_at_create(want, "invalid_manifest")
+
+
+
 def entries_of(entries, folder=""):
-    for name, entry in (entries or {}).items():
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         path = posixpath.normpath(posixpath.join(folder, name))
         yield path, entry
         if isinstance(entry, dict) and isinstance(entry.get("children"), dict):
@@ -234,7 +316,8 @@ def _(case, want):
 
 @rule("environment-names", "manifest_validate")
 def _(case, want):
-    if "ok" in want and any(not x or "=" in x or "\0" in x for x in want["ok"]["environment"]):
+    wrong = re.compile(r"^$|[=\0\n]")
+    if "ok" in want and any(wrong.search(x) for x in want["ok"]["environment"]):
         return refused_at_create(want, "invalid_manifest")
 
 
@@ -335,15 +418,15 @@ def _(case, want):
     return each_step(case, want, change)
 
 
-@rule("background-does-not-hold", "lifecycle")
+@rule("nothing-survives-a-timeout", "lifecycle")
 def _(case, want):
+    ended = False
+
     def change(step, result):
-        if step["op"] != "exec" or not re.search(r"[^&>]&( |$)", " ".join(step["command"])):
-            return None
-        if code_of(result) == "exec_timeout" and "wait" not in " ".join(step["command"]):
-            done = {"exit_code": 0, "stdout": anything, "stderr": ""}
-            return {**{key: anything for key in result if key != "error"}, "ok": done}
-        return {**result, "timely": anything} if "timely" in result else None
+        nonlocal ended
+        ended = ended or ("setsid" in str(step.get("command")) and code_of(result) == "exec_timeout")
+        if ended and step["op"] == "tree" and "ok" in result:
+            return {"ok": lambda tree: tree.items() <= result["ok"].items()}
 
     return each_step(case, want, change)
 
@@ -362,6 +445,69 @@ def made_files(case, until):
 
 def is_link(value):
     return isinstance(value, dict) and "symlink" in value
+
+
+@rule("absolute-links-lead-out", "lifecycle")
+def _(case, want):
+    def change(step, result):
+        path = posixpath.normpath(step.get("path", "")).removeprefix("{ROOT}/")
+        made = made_files(case, step)
+        for link, value in made.items():
+            leads_out = is_link(value) and value["symlink"].startswith("{ROOT}")
+            below = path.startswith(link + "/")
+            followed = below or (path == link and step["op"] in ("read", "write", "apply_patch"))
+            if leads_out and followed and "ok" in result:
+                reason = "absolute" if step["path"].startswith("{") else "escape_root"
+                return {"error": an_error("invalid_manifest_path", reason)}
+
+    return each_step(case, want, change)
+
+
+@rule("the-root-stays", "lifecycle")
+def _(case, want):
+    removed = False
+
+    def change(step, result):
+        nonlocal removed
+        if step["op"] == "rm" and step["path"] in ("", ".", "{ROOT}", "{ROOT}/"):
+            removed = True
+            return {"error": an_error("workspace_archive_write_error", "is_root")}
+        return anything if removed and step["op"] in ("tree", "ls", "read", "exec", "stop") else None
+
+    return each_step(case, want, change)
+
+
+@rule("other-names-keep-the-text", "lifecycle")
+def _(case, want):
+    texts, twins = {}, {}
+
+    def change(step, result):
+        path, content = step.get("path"), step.get("content")
+        if step["op"] in ("write", "host_write") and "ok" in result:
+            if isinstance(content, dict) and content.get("hardlink") in texts:
+                twins[path] = content["hardlink"]
+                content = texts[content["hardlink"]]
+            texts[path] = content
+        if step["op"] == "tree" and twins and isinstance(result.get("ok"), dict):
+            kept = {x for pair in twins.items() for x in pair if x in result["ok"]}
+            return {"ok": {**result["ok"], **{x: texts[x] for x in kept}}}
+
+    return each_step(case, want, change)
+
+
+@rule("characters-are-whole", "lifecycle")
+def _(case, want):
+    cut = False
+
+    def change(step, result):
+        nonlocal cut
+        output = (result.get("ok") or {}).get("output") if step["op"].startswith("pty_") else None
+        if isinstance(output, str):
+            cut = cut or "\ufffd" in output
+            if cut:
+                return {**result, "ok": {**result["ok"], "output": anything}}
+
+    return each_step(case, want, change)
 
 
 @rule("listing-a-file", "lifecycle")
@@ -554,3 +700,21 @@ def _(case, want):
     first = next(i for i, step in enumerate(case["input"]["steps"]) if step["op"] == "create")
     results = want["ok"][:first] + [{"error": an_error(codes[0])}]
     return {"ok": results + [anything] * (len(want["ok"]) - len(results))}
+
+
+@rule("background-does-not-hold", "lifecycle")
+def _(case, want):
+    def change(step, result):
+        if step["op"] != "exec" or not re.search(r"[^&>]&( |$)", " ".join(step["command"])):
+            return None
+        if code_of(result) == "exec_timeout" and "wait" not in " ".join(step["command"]):
+            done = {"exit_code": 0, "stdout": anything, "stderr": ""}
+            done = {**{key: anything for key in result if key != "error"}, "ok": done}
+            # What else the command does may take as long.
+            return lambda got: not compare.faults(done, got) or not compare.faults(result, got)
+        if isinstance(result.get("ok"), dict) and "stdout" in result["ok"]:
+            stdout = result["ok"]["stdout"]
+            result = {**result, "ok": {**result["ok"], "stdout": stdout.startswith}}
+        return {**result, "timely": anything} if "timely" in result else result
+
+    return each_step(case, want, change)

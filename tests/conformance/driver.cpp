@@ -170,7 +170,8 @@ answer on_state(const json& x) {
   auto parsed = parse_state(x["state"]);
   if (!parsed)
     return unexpected(parsed.error());
-  auto rebound = check_rebound(*parsed);
+  auto rebound
+    = check_mounts(parsed->manifest, parsed->type).and_then([&] { return check_rebound(*parsed); });
   return json{{"stored", dump_state(*parsed)},
               {"path_grants_require_rebind", parsed->redacted_host_path_grants},
               {"mount_authority_redacted", parsed->mount_authority_redacted},
@@ -197,6 +198,18 @@ answer on_path(const json& x) {
     .map([](const resolved_path& found) {
       return json{{"absolute", found.absolute}, {"relative", found.relative}};
     });
+}
+
+answer on_run_folder(const json& x) {
+  return run_folder(text(x, "cwd"));
+}
+
+answer on_anchored_path(const json& x) {
+  return json(anchored_path(text(x, "cwd"), text(x, "path")));
+}
+
+answer on_shown_path(const json& x) {
+  return json(shown_path(text(x, "cwd"), text(x, "path")));
 }
 
 answer on_entry_path(const json& x) {
@@ -344,7 +357,8 @@ answer on_extract(const json& x) {
 }
 
 const std::map<std::string, std::function<answer(const json&)>> functions
-  = {{"apply_diff", on_apply_diff},
+  = {{"anchored_path", on_anchored_path},
+     {"apply_diff", on_apply_diff},
      {"apply_patch", on_apply_patch},
      {"describe", on_describe},
      {"entry_path", on_entry_path},
@@ -357,7 +371,9 @@ const std::map<std::string, std::function<answer(const json&)>> functions
      {"path", on_path},
      {"persist", on_persist},
      {"resolve", on_resolve},
+     {"run_folder", on_run_folder},
      {"save_and_restore", on_save_and_restore},
+     {"shown_path", on_shown_path},
      {"state", on_state},
      {"truncate", on_truncate}};
 

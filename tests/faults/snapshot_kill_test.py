@@ -125,7 +125,11 @@ class Killed(unittest.TestCase):
             with open(os.path.join(there, manifest), encoding="utf-8") as text:
                 value = json.load(text)
             reached |= {x["digest"][7:] for x in [value["config"], *value["layers"]]}
-        return reached, set(os.listdir(there))
+        unfinished = os.path.join(folder, ".layers/new")
+        stored = set(os.listdir(there))
+        for name in os.listdir(unfinished):
+            stored |= set(os.listdir(os.path.join(unfinished, name)))
+        return reached, stored
 
     def test_at_random_instants(self):
         self.crash({"type": "unix_local"}, CRASHES - CRASHES // 2)

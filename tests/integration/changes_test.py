@@ -256,6 +256,13 @@ class Tools(ChangesTest):
             ("big.png", "image path `big.png` exceeded the allowed size of 10MB"),
         ):
             self.assertIn(message, self.tool(session, "view_image", {"path": path})[1])
+        self.exec(session, "mkdir -p src/lib && ln -s /etc out")
+        seen = self.call("POST", session, "/tools/view_image?cwd=src/lib", {"path": "../none.png"})
+        self.assertIn("image path `../none.png` was not found", seen[1]["text"])
+        self.assertIn(
+            "unable to read image at `out/passwd`: InvalidManifestPathError",
+            self.tool(session, "view_image", {"path": "out/passwd"})[1],
+        )
 
     def test_bad_arguments_and_unknown_tools_are_refused(self):
         session = self.create()
@@ -268,6 +275,20 @@ class Tools(ChangesTest):
             ("nothing", {}, 404),
         ):
             self.assertEqual(self.tool(session, name, arguments)[0], status, (name, arguments))
+        for cwd in ("%20", "/workspace", "src/..", "src%5Clib"):
+            refused = self.call("POST", session, f"/tools/exec_command?cwd={cwd}", {"cmd": "true"})
+            self.assertError(refused, 400, "invalid_request")
+        refused = self.call("POST", session, "/apply_patch", {"operations": [], "cwd": "/"})
+        self.assertError(refused, 400, "invalid_request")
+
+    def test_numbers_without_bounds_are_cut_or_unknown(self):
+        session = self.create()
+        status, text = self.tool(
+            session, "exec_command", {"cmd": "echo hi", "yield_time_ms": 99_999_999_999}
+        )
+        self.assertEqual((status, "hi" in text), (200, True))
+        status, text = self.tool(session, "write_stdin", {"session_id": 10**12})
+        self.assertIn("write_stdin failed: PTY session not found: 1000000000000", text)
 
 
 class Conflicts(ChangesTest):

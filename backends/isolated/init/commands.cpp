@@ -39,18 +39,7 @@ const char* path_variable(char** env) {
 }
 
 long try_exec(const char* path, child_plan& plan) {
-  auto e = call(__NR_execve, arg(path), arg(plan.argv), arg(plan.env));
-  if (e != -ENOEXEC)
-    return e;
-  // A script without an interpreter line goes to the shell, as execvp does; the slot before the
-  // arguments is free for it.
-  auto shell = plan.argv - 1;
-  auto name = plan.argv[0];
-  shell[0] = const_cast<char*>("sh");
-  shell[1] = const_cast<char*>(path);
-  e = call(__NR_execve, arg("/bin/sh"), arg(shell), arg(plan.env));
-  plan.argv[0] = name;
-  return e;
+  return call(__NR_execve, arg(path), arg(plan.argv), arg(plan.env));
 }
 
 long exec_first(child_plan& plan) {

@@ -151,12 +151,12 @@ inline bool parse_spawn(char* data, size_t size, int descriptors, spawn_view& ou
 
 /// How many pointers `split_strings` needs.
 inline size_t slots_of(const spawn_message& m) {
-  return size_t{m.arguments} + m.variables + 3;
+  return size_t{m.arguments} + m.variables + 2;
 }
 
 struct command_strings {
   char* cwd;
-  char** argv; ///< with a free slot before the first
+  char** argv;
   char** env;
 };
 
@@ -165,7 +165,6 @@ inline bool split_strings(const spawn_message& m, char* strings, char** slots,
                           command_strings& out) {
   reader in{strings, m.strings_size};
   out.cwd = in.word();
-  *slots++ = nullptr;
   out.argv = slots;
   for (uint32_t i = 0; i < m.arguments && !in.bad(); ++i)
     *slots++ = in.word();

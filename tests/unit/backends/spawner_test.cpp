@@ -160,11 +160,12 @@ BOOST_AUTO_TEST_CASE(the_path_of_the_request_is_searched_as_execvp_does) {
   BOOST_TEST(run(s, r) == 5);
 }
 
-BOOST_AUTO_TEST_CASE(a_script_without_an_interpreter_line_runs_in_the_shell) {
+BOOST_AUTO_TEST_CASE(a_script_without_an_interpreter_line_is_no_program) {
   spawner s;
   temporary_directory dir;
-  write_file(dir.path + "/script", "exit $(($1 + 1))\n", 0755);
-  BOOST_TEST(run(s, request({dir.path + "/script", "41"})) == 42);
+  write_file(dir.path + "/script", "exit 42\n", 0755);
+  auto e = failure(s, request({dir.path + "/script"}));
+  BOOST_TEST(e.message == "failed to start: Exec format error");
 }
 
 BOOST_AUTO_TEST_CASE(signals_that_the_server_ignores_work_in_the_child) {

@@ -397,8 +397,12 @@ BOOST_AUTO_TEST_CASE(a_stopped_save_leaves_the_snapshot_of_before) {
   fs::resize_file(root + "/huge", 1ull << 40);
   std::stop_source stop;
   std::thread stopper{[&] {
-    while (names(store + "/.layers/blobs/sha256").size() < 4)
+    auto folders = names(store + "/.layers/new");
+    auto is_writing = [&](const auto& x) { return !names(store + "/.layers/new/" + x).empty(); };
+    while (std::ranges::none_of(folders, is_writing)) {
       std::this_thread::yield();
+      folders = names(store + "/.layers/new");
+    }
     stop.request_stop();
   }};
   auto saved = persist(*repo, ref, root, {}, stop.get_token());
@@ -406,6 +410,8 @@ BOOST_AUTO_TEST_CASE(a_stopped_save_leaves_the_snapshot_of_before) {
   BOOST_REQUIRE(!saved);
   BOOST_TEST((saved.error().code == errc::cancelled));
   BOOST_TEST(names(store) == (std::set<std::string>{".layers", "snap.tar"}));
+  for (const auto& x : names(store + "/.layers/new"))
+    BOOST_TEST(names(store + "/.layers/new/" + x).empty());
   BOOST_TEST((read_text(stored()) == before));
 }
 

@@ -498,6 +498,15 @@ BOOST_AUTO_TEST_CASE(removing_what_is_missing_looks_like_the_command) {
   auto context = nlohmann::json::parse(done.error().context);
   BOOST_TEST(context["command_str"] == "rm -- /workspace/no");
   BOOST_TEST(context["exit_code"] == 1);
+  BOOST_TEST(outcome(remove_path(t.fd.get(), "no", true, "/workspace/no")) == "ok");
+}
+
+BOOST_AUTO_TEST_CASE(below_a_file_nothing_can_be_removed) {
+  test_folder t;
+  write_file(t.in_root("f"), "");
+  for (bool recursive : {false, true})
+    BOOST_TEST(outcome(remove_path(t.fd.get(), "f/g", recursive, "/workspace/f/g"))
+               == "workspace_archive_write_error: not_a_directory");
 }
 
 BOOST_AUTO_TEST_CASE(the_root_is_never_removed) {

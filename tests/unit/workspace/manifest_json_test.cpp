@@ -146,6 +146,13 @@ BOOST_DATA_TEST_CASE(
          "permissions": {"owner": 1.5, "group": 1e12, "other": "x"}}}})",
      "int_from_float entries.d.permissions.owner int_parsing_size entries.d.permissions.group "
      "int_parsing entries.d.permissions.other"},
+    {R"({"entries": {"d": {"type": "dir",
+         "permissions": {"owner": " +6.0 ", "group": "0_5", "other": "5"}}}})",
+     "ok"},
+    {R"({"entries": {"d": {"type": "dir",
+         "permissions": {"owner": "5_", "group": "1.", "other": "99999999999"}}}})",
+     "int_parsing entries.d.permissions.owner int_parsing entries.d.permissions.group "
+     "int_parsing_size entries.d.permissions.other"},
     {R"({"entries": {"d": {"type": "dir", "group": "g"}}})", "model_type entries.d.group"},
     {R"({"environment": null})", "model_type environment"},
     {R"({"environment": {"A": "1"}})", "ok"},
