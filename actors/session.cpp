@@ -195,6 +195,9 @@ co<result<session_view>> session_impl::start(std::optional<workspace_conflict> a
   if (!event)
     co_return unexpected(std::move(event.error()));
   auto& live = record_.live;
+  // Who asks for the live workspace takes it for the session's, after a failed resume, too.
+  if (asked == workspace_conflict::live_wins)
+    preserved_ = live.workspace_root_ready = true;
   live.status = session_status::starting;
   auto done = co_await bring_up(policy);
   if (done) {
@@ -246,6 +249,14 @@ co<result<void>> session_impl::bring_up(workspace_conflict policy) {
     if (!known)
       co_return unexpected(std::move(known.error()));
     restorable = *known;
+  }
+
+  if (open_ && preserved_ && !*root_there && !is_isolated()) {
+    // Somebody removed the root: what is held open is nowhere any more.
+    auto again = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
+    if (!again)
+      co_return unexpected(std::move(again.error()));
+    take(std::move(*again));
   }
 
   // What there is nothing to compare with is restored as it is opened, unless that makes the file
@@ -596,11 +607,8 @@ co<result<void>> session_impl::close_dependencies() {
 }
 
 co<result<void>> session_impl::run_hooks() {
-  if (hooks_ran_) {
-    if (hooks_failed_)
-      co_return unexpected(*hooks_failed_);
+  if (hooks_ran_)
     co_return result<void>{};
-  }
   hooks_ran_ = true;
   auto hooks = hooks_;
   for (const auto& x : hooks) {

@@ -271,6 +271,9 @@ private:
   using file_work = std::function<result<T>(int root_fd, const workspace::resolved_path& path)>;
 
   /// Checks `path`, opens what it starts from, runs `work` on the I/O pool.
+  /// Makes the root anew if somebody removed it; whether it did. An agent's write makes its
+  /// parents.
+  co<result<bool>> remake_root();
   template <class T>
   co<result<T>> with_path(op operation, std::string path, std::optional<std::string> user,
                           bool for_write, file_work<T> work);

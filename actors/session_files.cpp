@@ -126,23 +126,46 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
   std::optional<server_write> change;
   if (for_write)
     change.emplace(*this);
-  auto root = root_;
   auto target = *resolved;
-  auto job = [root, target, work, who = *who]() -> result<T> {
+  auto attempt = [target, work, who = *who](int root_fd) -> result<T> {
     backends::acting_as_if identity{who};
     if (target.grant < 0)
-      return work(root->get(), target);
+      return work(root_fd, target);
     auto base = open_grant(target);
     if (!base)
       return unexpected(std::move(base.error()));
     return work(base->get(), target);
   };
+  auto job = [attempt, root = root_] { return attempt(root->get()); };
   auto done = co_await offload<T>(self_, shared_.io, record_.spec.tenant, std::move(job));
+  if (!done && operation == op::write && target.grant < 0) {
+    auto made = co_await remake_root();
+    auto again = [attempt, root = root_] { return attempt(root->get()); };
+    if (made && *made)
+      done = co_await offload<T>(self_, shared_.io, record_.spec.tenant, std::move(again));
+  }
   --in_flight_;
   // The work knows the path beneath the root only.
   if (!done && done.error().code == errc::invalid_manifest_path && path.starts_with('/'))
     done = unexpected(workspace::escape_failure(path));
   co_return done;
+}
+
+co<result<bool>> session_impl::remake_root() {
+  if (is_isolated() || !root_)
+    co_return false;
+  auto look = [root = root_]() -> result<bool> {
+    struct stat info {};
+    return ::fstat(root->get(), &info) == 0 && info.st_nlink == 0;
+  };
+  auto gone = co_await offload<bool>(self_, shared_.io, record_.spec.tenant, look);
+  if (!gone || !*gone)
+    co_return gone;
+  auto ready = co_await ask<sandbox_ready>(self_, backend_, reopen_root{});
+  if (!ready)
+    co_return unexpected(std::move(ready.error()));
+  take(std::move(*ready));
+  co_return true;
 }
 
 result<uint64_t> session_impl::keep(std::variant<reading, writing, importing> what) {

@@ -118,6 +118,8 @@ co<result<session_view>> supervisor_state::create(session_spec spec) {
 }
 
 co<result<session_view>> supervisor_state::resume(session_spec spec) {
+  if (draining_)
+    co_return unexpected(make_error(errc::overloaded, op::resume, "the server is shutting down"));
   spec.resumed = true;
   if (auto valid = complete(spec); !valid)
     co_return unexpected(std::move(valid.error()));
@@ -141,12 +143,12 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
       co_return unexpected(no_such_session(spec.id));
     auto backend = again->second->backend;
     forget_actors(*again->second);
+    again->second->phase = child_phase::restarting;
     if (backend) {
       auto closed = co_await ask<void>(self_, backend, close_sandbox{});
       (void) closed; // one that is dead already is closed
       self_->send_exit(backend, caf::exit_reason::kill);
     }
-    children_.erase(spec.id);
   }
   co_return co_await launch_child(std::move(spec));
 }
@@ -154,7 +156,8 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
 co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
   if (draining_)
     co_return unexpected(make_error(errc::overloaded, op::create, "the server is shutting down"));
-  if (children_.size() * shared_.config.shards >= shared_.config.max_sessions)
+  const bool known = children_.contains(spec.id);
+  if (!known && children_.size() * shared_.config.shards >= shared_.config.max_sessions)
     co_return unexpected(make_error(errc::quota_exceeded, op::create, "too many sessions")
                            .with("limit", static_cast<int64_t>(shared_.config.max_sessions)));
   session_record record;
@@ -171,6 +174,8 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
   auto pinned = shared_.pins.hold(snapshot_id);
   // The place is taken before the first wait, so that two requests cannot make one id.
   auto spawned = spawn_child(record);
+  if (!spawned && known)
+    give_up(*children_.at(id), spawned.error());
   if (!spawned)
     co_return unexpected(std::move(spawned.error()));
   auto session = children_.at(id)->session;
@@ -186,13 +191,15 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
     auto turn = co_await starts_.acquire();
     view = co_await ask<session_view>(self_, session, start_session{});
   }
-  if (!view) {
+  // One that was here before stays, with its files: they may be all that there is of its work.
+  if (!view && !known) {
     // The client never learns this id: nothing of it may stay.
     remove_session request{id, tenant, true};
     auto removed = co_await remove(std::move(request));
     (void) removed;
-    co_return view;
   }
+  if (!view)
+    co_return view;
   shared_.metrics.sessions_created.fetch_add(1, std::memory_order_relaxed);
   co_return view;
 }
@@ -398,6 +405,10 @@ result<void> supervisor_state::complete(session_spec& spec) const {
     snapshot.id = spec.id;
   if (snapshot.kind == snapshot_kind::local && snapshot.base_path.empty())
     snapshot.base_path = snapshot_dir(shared_.config, spec.tenant);
+  if (snapshot.kind == snapshot_kind::local && !snapshot.base_path.starts_with('/'))
+    return unexpected(make_error(errc::sandbox_config_invalid, op::create,
+                                 "the folder of snapshots must be an absolute path")
+                        .with("base_path", snapshot.base_path));
   if (snapshot.kind == snapshot_kind::remote
       && !shared_.config.snapshot_stores.contains(snapshot.client_dependency_key))
     return unexpected(make_error(errc::sandbox_config_invalid, op::create,

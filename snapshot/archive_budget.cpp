@@ -30,7 +30,7 @@ result<void> archive_budget::add_input(uint64_t size) {
 }
 
 result<void> archive_budget::add_member(const std::string& name, bool is_root) {
-  if (is_root && !std::exchange(root_seen_, true))
+  if (is_root)
     return {};
   if (!fits(members_, 1, limits_.max_members))
     return unexpected(over("archive member count exceeds limit", *limits_.max_members, members_)

@@ -36,7 +36,6 @@ private:
   uint64_t input_ = 0;
   uint64_t members_ = 0;
   uint64_t content_ = 0;
-  bool root_seen_ = false;
 };
 
 } // namespace troupe::snapshot

@@ -294,8 +294,6 @@ private:
     auto depth = static_cast<size_t>(std::ranges::count(item.path, '/')) + 1;
     if (item.path.size() > max_path_size || depth > max_path_depth)
       return unexpected(read_error(item.path.substr(0, PATH_MAX), "path too long to be restored"));
-    if (std::string_view{item.name}.starts_with(".wh."))
-      return left_out(item, "a name that layers use for themselves");
     const auto& st = *item.info;
     if (at_old(item))
       break_links();

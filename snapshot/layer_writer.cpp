@@ -77,12 +77,21 @@ uint64_t number_at(std::string_view bytes, size_t at, size_t size) {
   return x;
 }
 
+/// `path` with no component that a layer would take for a whiteout.
+std::string without_whiteouts(std::string path) {
+  for (size_t at = 0; (at = path.find(".wh.", at)) != path.npos; at += 4)
+    if (at == 0 || path[at - 1] == '/')
+      path.replace(at, 1, "%2E");
+  return path;
+}
+
 } // namespace
 
 // -- tar ------------------------------------------------------------------------------------------
 
-tar_encoder::tar_encoder(byte_sink sink)
-  : sink_(std::move(sink)), buffer_(std::make_unique_for_overwrite<char[]>(buffer_size)) {}
+tar_encoder::tar_encoder(byte_sink sink, use what)
+  : sink_(std::move(sink)), use_(what),
+    buffer_(std::make_unique_for_overwrite<char[]>(buffer_size)) {}
 
 result<void> tar_encoder::flush() {
   total_ += fill_;
@@ -123,12 +132,13 @@ result<void> tar_encoder::finish() {
 }
 
 result<void> tar_encoder::header(const index_entry& x, char type, const std::string& name,
-                                 uint64_t size, const std::string& records) {
+                                 const std::string& target, uint64_t size,
+                                 const std::string& records) {
   if (!records.empty()) {
     index_entry extra;
     extra.mode = 0644;
     extra.mtime = x.mtime;
-    if (auto ok = header(extra, 'x', "PaxHeaders/x", records.size(), {}); !ok)
+    if (auto ok = header(extra, 'x', "PaxHeaders/x", {}, records.size(), {}); !ok)
       return ok;
     if (auto ok = data(records.data(), records.size()).and_then([&] { return end_file(); }); !ok)
       return ok;
@@ -143,7 +153,7 @@ result<void> tar_encoder::header(const index_entry& x, char type, const std::str
   std::memset(h + 148, ' ', 8);
   h[156] = type;
   if (type == '1' || type == '2')
-    x.target.copy(h + 157, 100);
+    target.copy(h + 157, 100);
   std::memcpy(h + 257, "ustar\00000", 8);
   unsigned sum = 0;
   for (char c : h)
@@ -154,7 +164,10 @@ result<void> tar_encoder::header(const index_entry& x, char type, const std::str
 }
 
 result<void> tar_encoder::begin(const index_entry& x, const std::vector<extent>* map) {
-  std::string name = x.path.empty() ? "." : x.path;
+  const bool in_layer = use_ == use::layer;
+  std::string name = x.path.empty() ? "." : in_layer ? without_whiteouts(x.path) : x.path;
+  const bool is_link = x.type == entry_type::hard_link;
+  const std::string target = in_layer && is_link ? without_whiteouts(x.target) : x.target;
   char type = '0';
   uint64_t size = x.type == entry_type::file ? x.size : 0;
   std::string records;
@@ -180,14 +193,14 @@ result<void> tar_encoder::begin(const index_entry& x, const std::vector<extent>*
     pax_record(records, "GNU.sparse.realsize", std::to_string(x.size));
     name = "GNUSparseFile.0/file";
   }
-  bool long_target = !x.target.empty() && x.target.size() > 100;
+  bool long_target = target.size() > 100;
   if (name.size() > 100 || long_target) {
-    if (!is_ascii(name) || !is_ascii(x.target))
+    if (!is_ascii(name) || !is_ascii(target))
       pax_record(records, "hdrcharset", "BINARY");
     if (name.size() > 100)
       pax_record(records, "path", name);
     if (long_target)
-      pax_record(records, "linkpath", x.target);
+      pax_record(records, "linkpath", target);
   }
   if (x.mtime.tv_nsec != 0 || x.mtime.tv_sec < 0 || x.mtime.tv_sec > 077777777777)
     pax_record(records, "mtime", decimal_time(x.mtime));
@@ -199,7 +212,7 @@ result<void> tar_encoder::begin(const index_entry& x, const std::vector<extent>*
     pax_record(records, "gid", std::to_string(x.gid));
   for (const auto& attribute : decode_xattrs(x.xattrs))
     pax_record(records, "SCHILY.xattr." + attribute.name, attribute.value);
-  auto ok = header(x, type, name, size, records);
+  auto ok = header(x, type, name, target, size, records);
   if (ok && map)
     ok = data(map_text.data(), map_text.size());
   return ok;
@@ -210,10 +223,12 @@ result<void> tar_encoder::begin(const index_entry& x, const std::vector<extent>*
 layer_writer::parts::parts(new_blob file, zstd_pool& pool, int folder)
   : blob(std::move(file)),
     packed(pool, [this](const char* data, size_t size) { return blob.write(data, size); }),
-    tar([this](const char* data, size_t size) {
-      diff_id.update(data, size);
-      return packed.write(data, size);
-    }),
+    tar(
+      [this](const char* data, size_t size) {
+        diff_id.update(data, size);
+        return packed.write(data, size);
+      },
+      tar_encoder::use::layer),
     packed_index(pool,
                  [this, folder](const char* data, size_t size) -> result<void> {
                    index_size += size;

@@ -14,10 +14,14 @@ namespace troupe::snapshot {
 /// A run of bytes of a sparse file: offset and size.
 using extent = std::pair<uint64_t, uint64_t>;
 
-/// Makes the bytes of a pax tar. Whiteouts are members `.wh.{name}`, as OCI layers have them.
+/// Makes the bytes of a pax tar.
 class tar_encoder {
 public:
-  explicit tar_encoder(byte_sink sink);
+  /// In an OCI layer, `.wh.{name}` is a whiteout; a file that is called so stands there as
+  /// `%2Ewh.{name}`. The index has the name that it has.
+  enum class use : uint8_t { archive, layer };
+
+  explicit tar_encoder(byte_sink sink, use what = use::archive);
 
   /// Starts a member. Of a file, `size` bytes must follow, or with `map` those of its extents.
   result<void> begin(const index_entry& x, const std::vector<extent>* map = nullptr);
@@ -36,11 +40,12 @@ public:
   }
 
 private:
-  result<void> header(const index_entry& x, char type, const std::string& name, uint64_t size,
-                      const std::string& records);
+  result<void> header(const index_entry& x, char type, const std::string& name,
+                      const std::string& target, uint64_t size, const std::string& records);
   result<void> flush();
 
   byte_sink sink_;
+  use use_;
   std::unique_ptr<char[]> buffer_;
   size_t fill_ = 0;
   uint64_t total_ = 0;

@@ -53,7 +53,8 @@ private:
     if (::fstatat(target_.get(), item.name, &there, AT_SYMLINK_NOFOLLOW) != 0)
       return errno == ENOENT ? take(item) : fail(cannot_write(root_, errno), item.path);
     if (!S_ISDIR(item.info->st_mode))
-      return S_ISDIR(there.st_mode) ? refuse(item, "destination directory already exists: ")
+      return S_ISDIR(there.st_mode) ? refuse(
+               "destination directory already exists: " + std::string{item.path}, item.path)
                                     : take(item);
     auto implied = implied_.find(std::string{item.path});
     if (S_ISDIR(there.st_mode)) {
@@ -62,10 +63,12 @@ private:
       return walk_next::enter;
     }
     if (implied != implied_.end())
-      return refuse(item,
-                    S_ISLNK(there.st_mode) ? "symlink in parent path: "
-                                           : "destination is not a directory: ",
-                    implied->second);
+      return S_ISLNK(there.st_mode)
+               ? refuse(leads_out(std::string{item.path}) ? "path escapes root after resolution"
+                                                          : "symlink in parent path",
+                        implied->second)
+               : refuse("destination is not a directory: " + std::string{item.path},
+                        implied->second);
     if (move_ && ::unlinkat(target_.get(), item.name, 0) != 0 && errno != ENOENT)
       return fail(cannot_write(root_, errno), item.path);
     return take(item);
@@ -78,13 +81,16 @@ private:
     return walk_next::skip;
   }
 
-  walk_next refuse(const tree_item& item, std::string reason, std::string_view member = {}) {
-    reason += item.path;
+  bool leads_out(const std::string& path) const {
+    return unique_fd{workspace::open_beneath(root_fd_, path, O_PATH)}.get() == -EXDEV;
+  }
+
+  walk_next refuse(const std::string& reason, std::string_view member) {
     return fail(make_error(errc::workspace_archive_write_error, op::write,
                            "failed to write archive for path: " + root_)
                   .with("path", root_)
                   .with("reason", reason),
-                member.empty() ? item.path : member);
+                member);
   }
 
   walk_next fail(error x, std::string_view member) {

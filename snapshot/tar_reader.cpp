@@ -21,7 +21,7 @@ constexpr uint64_t max_header_size = 4 * 1024 * 1024;
 // Of all members together, beside their contents: a little compressed input could be terabytes.
 constexpr uint64_t spare_header_bytes = 64 * 1024 * 1024;
 constexpr uint64_t header_bytes_per_member = 16 * 1024;
-constexpr uint64_t max_zeros_after_end = 64 * 1024 * 1024; // far above any blocking factor
+constexpr uint64_t max_bytes_after_end = 64 * 1024 * 1024; // far above any blocking factor
 
 member_kind kind_of(archive_entry* e) {
   if (archive_entry_hardlink(e))
@@ -115,13 +115,12 @@ struct tar_reader::impl {
     auto end = consumed();
     if (end < last_member_end + 2 * block_size)
       return unexpected(damaged("cut tar stream"));
-    auto zeros = [](std::string_view x) { return x.find_first_not_of('\0') == x.npos; };
     chunk.remove_prefix(chunk.size() - std::min<uint64_t>(given - end, chunk.size()));
-    // The source, too, has to come to its own, verified end.
+    // The source, too, has to come to its own, verified end. What stands there is nobody's.
     for (uint64_t seen = 0;;) {
       seen += chunk.size();
-      if (!zeros(chunk) || seen > max_zeros_after_end)
-        return unexpected(damaged("data after the end of the tar"));
+      if (seen > max_bytes_after_end)
+        return unexpected(damaged("too much data after the end of the tar"));
       auto more = input.next();
       if (!more)
         return unexpected(std::move(more.error()));

@@ -268,10 +268,10 @@ result<void> make_directory(int root_fd, const std::string& path, bool parents,
 result<void> remove_path(int root_fd, const std::string& path, bool recursive,
                          const std::string& shown) {
   auto failure = [&](int err) -> result<void> {
+    if (recursive && (err == ENOENT || err == ENOTDIR))
+      return {};
     if (err != ENOENT)
       return unexpected(write_failure(err, shown, path));
-    if (recursive)
-      return {};
     return unexpected(command_failure({"rm", "--", shown}, errno_text(err) + ": " + shown));
   };
   auto [parent, name] = split_last(path);

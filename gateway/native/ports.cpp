@@ -13,11 +13,11 @@ result<resolve_port> port_of(const call& c) {
   const auto& text = c.param("port");
   resolve_port query;
   auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), query.port);
-  if (fault != std::errc{} || end != text.data() + text.size() || query.port < 1
-      || query.port > 65'535)
-    return unexpected(make_error(errc::invalid_request, op::resolve_exposed_port,
-                                 "the port must be an integer from 1 to 65535")
-                        .with("field", "port"));
+  // One that is out of range is not configured, as any other.
+  if (fault != std::errc{} || end != text.data() + text.size())
+    return unexpected(
+      make_error(errc::invalid_request, op::resolve_exposed_port, "the port must be an integer")
+        .with("field", "port"));
   return query;
 }
 

@@ -99,6 +99,12 @@ def _(case, want):
     return {"error": an_error("workspace_archive_write_error"), "files": files}
 
 
+@rule("nothing-half-made", "tar_extract")
+def _(case, want):
+    if "error" in want and is_hydrate(case):
+        return {**want, "files": case["input"].get("pre", {})}
+
+
 @rule("archive-modes", *archives)
 def _(case, want):
     members = models.members_of(area_of(case), case)
@@ -181,6 +187,19 @@ def _(case, want):
 def _(case, want):
     if case["input"].get("change") == "skip_name_matches_deeper_path":
         return {"ok": "different"}
+
+
+@rule("skip-paths-are-data", "fingerprint")
+def _(case, want):
+    if "error" in want:
+        return {"ok": anything}
+
+
+@rule("what-does-not-come-back-is-no-content", "fingerprint")
+def _(case, want):
+    change = case["input"].get("change") or ""
+    if want == {"ok": "different"} and re.search(r"fifo|socket|chown|owner|setuid|setgid", change):
+        return {"ok": "equal"}
 
 
 # -- patches ---------------------------------------------------------------------------------------
@@ -506,6 +525,51 @@ def _(case, want):
             cut = cut or "\ufffd" in output
             if cut:
                 return {**result, "ok": {**result["ok"], "output": anything}}
+
+    return each_step(case, want, change)
+
+
+@rule("a-failed-stop-still-closes", "lifecycle")
+def _(case, want):
+    closed = False
+
+    def change(step, result):
+        nonlocal closed
+        closed = step["op"] == "aclose" and "error" in result or closed and step["op"] != "resume"
+        if closed and step["op"] == "running":
+            return {"ok": False}
+
+    return each_step(case, want, change)
+
+
+@rule("deleted-is-gone", "lifecycle")
+def _(case, want):
+    gone = False
+    calls = ("exec", "read", "write", "ls", "mkdir", "rm", "start", "stop", "running", "state")
+
+    def change(step, result):
+        nonlocal gone
+        gone = step["op"] == "delete" or gone and step["op"] not in ("create", "resume")
+        if gone and step["op"] in calls:
+            return {"error": an_error("not_found")}
+
+    return each_step(case, want, change)
+
+
+@rule("running-sessions-keep-their-work", "lifecycle")
+def _(case, want):
+    running = False
+    kept = False
+
+    def change(step, result):
+        nonlocal running, kept
+        if step["op"] in ("start", "resume"):
+            kept = kept or running
+            running = running or step["op"] == "start" and "ok" in result
+        elif step["op"] in ("stop", "shutdown", "aclose", "delete", "create"):
+            running = running and step["op"] == "stop"
+        # A second start, or a resume beside a living session, is no way to lose what was written.
+        return anything if kept and step["op"] in ("tree", "read", "ls", "exec") else None
 
     return each_step(case, want, change)
 

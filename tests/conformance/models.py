@@ -150,7 +150,7 @@ def with_modes(files, members, folder, replace):
     for member in members:
         path = posixpath.join(folder, member.path) if member.path else ""
         value = changed.get(path)
-        if member.kind == "file" and value is not None and member.mode:
+        if member.kind == "file" and value is not None and (member.mode or replace):
             more = {"text": value} if isinstance(value, str) else dict(value)
             if more.keys() & {"text", "b64", "size"}:
                 more.pop("mode", None)

@@ -291,6 +291,29 @@ class Tools(ChangesTest):
         self.assertIn("write_stdin failed: PTY session not found: 1000000000000", text)
 
 
+class Roots(ChangesTest):
+    def test_a_root_that_was_removed_is_made_again_by_a_write(self):
+        session = self.create(manifest={"entries": {"a": {"type": "file", "content": "1"}}})
+        root = session["state"]["manifest"]["root"]
+        self.exec(session, f"rm -r {root}")
+        self.put(session, "d/b", b"2")
+        self.assertEqual(self.exec(session, "cat d/b")["stdout"], "2")
+        self.exec(session, f"rm -r {root}")
+        self.assertEqual(self.call("POST", session, "/start")[0], 200)
+        self.assertEqual(self.exec(session, "cat a")["stdout"], "1")
+
+    def test_a_root_that_became_a_file_is_told_of(self):
+        session = self.create()
+        root = session["state"]["manifest"]["root"]
+        self.assertEqual(self.call("POST", session, "/shutdown")[0], 200)
+        os.rmdir(root)
+        with open(root, "w") as x:
+            x.write("no folder")
+        refused = self.call("POST", session, "/exec", {"command": "true"})
+        self.assertError(refused, 500, "workspace_start_error")
+        self.assertIn(root, refused[1]["error"]["message"])
+
+
 class Conflicts(ChangesTest):
     def test_whose_files_win_is_the_clients_choice(self):
         folder = tempfile.mkdtemp(dir=self.server.folder)

@@ -1,6 +1,7 @@
 """Restore points, differences, forks and retention as a client sees them."""
 
 import gzip
+import os
 import shutil
 import subprocess
 import tarfile
@@ -48,6 +49,35 @@ class Snapshots(ServerTest):
         self.server.json("DELETE", "/v1/sessions/" + session["id"])
         for point in (first, second):
             self.assertEqual(self.server.json("GET", "/v1/snapshots/" + point["id"])[0], 404)
+
+    def test_a_resume_that_fails_leaves_the_session_and_its_files(self):
+        session = self.create(snapshot={"type": "local"})
+        self.exec(session, "echo saved > a")
+        self.assertEqual(self.call("POST", session, "/stop")[0], 200)
+        self.exec(session, "echo later > a")
+        _, shown = self.call("POST", session, "/shutdown")
+        state = shown["state"]
+        with open(os.path.join(state["snapshot"]["base_path"], session["id"] + ".tar"), "w") as x:
+            x.write("no snapshot")
+        failed = self.server.json("POST", "/v1/sessions/resume", {"state": state})
+        self.assertError(failed, 500, "snapshot_restore_error")
+        with open(os.path.join(state["manifest"]["root"], "a")) as x:
+            self.assertEqual(x.read(), "later\n")
+        self.assertEqual(self.call("GET", session, "")[1]["status"], "failed")
+        started = self.call("POST", session, "/start", {"on_conflict": "live_wins"})
+        self.assertEqual(started[1]["status"], "running")
+        self.assertEqual(self.exec(session, "cat a")["stdout"], "later\n")
+
+    def test_names_that_layers_use_come_back(self):
+        session = self.create(snapshot={"type": "local"})
+        self.exec(session, "mkdir .wh.d; echo 1 > .wh.d/.wh.f; ln .wh.d/.wh.f .wh.h; echo 2 > k")
+        self.assertEqual(self.call("POST", session, "/stop")[1].get("warnings", []), [])
+        self.exec(session, "rm .wh.h; rm k; mkdir new")
+        point = self.checkpoint(session, "changed")
+        self.exec(session, "rm -r .wh.d")
+        status, _ = self.call("POST", session, "/rewind", {"snapshot_id": point["id"]})
+        self.assertEqual(status, 200)
+        self.assertEqual(self.exec(session, "ls -A; cat .wh.d/.wh.f")["stdout"], ".wh.d\nnew\n1\n")
 
     def test_forks_are_running_copies_that_part_ways(self):
         session = self.create(snapshot={"type": "local"})

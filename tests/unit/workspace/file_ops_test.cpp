@@ -501,12 +501,12 @@ BOOST_AUTO_TEST_CASE(removing_what_is_missing_looks_like_the_command) {
   BOOST_TEST(outcome(remove_path(t.fd.get(), "no", true, "/workspace/no")) == "ok");
 }
 
-BOOST_AUTO_TEST_CASE(below_a_file_nothing_can_be_removed) {
+BOOST_AUTO_TEST_CASE(below_a_file_there_is_nothing_to_remove) {
   test_folder t;
   write_file(t.in_root("f"), "");
-  for (bool recursive : {false, true})
-    BOOST_TEST(outcome(remove_path(t.fd.get(), "f/g", recursive, "/workspace/f/g"))
-               == "workspace_archive_write_error: not_a_directory");
+  BOOST_TEST(outcome(remove_path(t.fd.get(), "f/g", true, "/workspace/f/g")) == "ok");
+  BOOST_TEST(outcome(remove_path(t.fd.get(), "f/g", false, "/workspace/f/g"))
+             == "workspace_archive_write_error: not_a_directory");
 }
 
 BOOST_AUTO_TEST_CASE(the_root_is_never_removed) {
