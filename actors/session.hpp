@@ -5,6 +5,7 @@
 #include "actors/services.hpp"
 #include "snapshot/extract.hpp"
 #include "workspace/file_ops.hpp"
+#include "workspace/patch_text.hpp"
 #include "workspace/path_policy.hpp"
 
 #include <deque>
@@ -221,6 +222,9 @@ private:
   /// Publishes an event; waits for the sinks that want it.
   co<result<void>> emit(event x);
   event make_event(op operation, event_phase phase, std::string data);
+  /// The `data` of a file's event.
+  static std::string file_data(const std::string& path, const std::optional<std::string>& user,
+                               std::optional<uint64_t> size);
   void progress(op operation, std::string data);
 
   // -- commands (session_exec.cpp)
@@ -260,6 +264,10 @@ private:
   // ---------------------------------------------
 
   co<result<patch_answer>> patch(patch_workspace x);
+  /// Tells of the files that a patch will read and write, as if its client did; what was told is in
+  /// `spans`.
+  co<result<void>> begin_patch(const std::vector<workspace::patch_operation>& operations,
+                               const patch_workspace& request, std::vector<span>& spans);
   co<result<file_handle>> extract_open(extract_archive x);
   co<result<void>> extract_commit(commit_extract x);
   co<result<port_endpoint>> endpoint_of(resolve_port x);

@@ -41,18 +41,25 @@ co<result<patch_answer>> session_impl::patch(patch_workspace x) {
   auto policy = policy_;
   if (is_isolated()) // grants are places of this machine
     policy = workspace::path_policy::make(record_.spec.state.manifest.root, {}).value();
-  auto work = [request, root = root_, policy, who = *who]() -> result<patch_answer> {
+  auto parse = [request] { return operations_of(*request); };
+  auto operations = co_await offload<std::vector<workspace::patch_operation>>(
+    self_, shared_.io, record_.spec.tenant, parse);
+  if (!operations) {
+    --in_flight_;
+    co_return unexpected(std::move(operations.error()));
+  }
+  std::vector<span> spans;
+  auto begun = co_await begin_patch(*operations, *request, spans);
+  auto work = [request, operations = std::move(*operations), root = root_, policy,
+               who = *who]() -> result<patch_answer> {
     backends::acting_as_if identity{who};
-    auto operations = operations_of(*request);
-    if (!operations)
-      return unexpected(std::move(operations.error()));
     workspace::patch_options options;
     options.cwd = request->cwd;
     options.all_or_nothing = !request->partial;
     // The reference's session works through operations; only its tool looks at all paths first.
     bool is_session_call = !request->operations.empty();
     options.paths_first = !is_session_call || !request->partial;
-    auto done = workspace::apply_patch(root->get(), policy, *operations, options);
+    auto done = workspace::apply_patch(root->get(), policy, operations, options);
     if (!done)
       return unexpected(std::move(done.error()));
     patch_answer answer;
@@ -62,9 +69,41 @@ co<result<patch_answer>> session_impl::patch(patch_workspace x) {
         {std::move(file.path), std::string{to_string(file.change)}, std::move(file.moved_to)});
     return answer;
   };
-  auto done = co_await offload<patch_answer>(self_, shared_.io, record_.spec.tenant, work);
+  result<patch_answer> done;
+  if (begun)
+    done = co_await offload<patch_answer>(self_, shared_.io, record_.spec.tenant, work);
+  else
+    done = unexpected(std::move(begun.error()));
   --in_flight_;
+  for (auto& each : spans) {
+    result<void> outcome;
+    if (!done)
+      outcome = unexpected(done.error());
+    auto told = co_await end(std::move(each), std::move(outcome));
+    if (done && !told)
+      done = unexpected(std::move(told.error()));
+  }
   co_return done;
+}
+
+co<result<void>>
+session_impl::begin_patch(const std::vector<workspace::patch_operation>& operations,
+                          const patch_workspace& request, std::vector<span>& spans) {
+  for (const auto& x : operations) {
+    const auto data = file_data(workspace::anchored_path(request.cwd, x.path), request.user, {});
+    std::vector<op> told;
+    if (x.kind == workspace::patch_kind::update_file)
+      told.push_back(op::read);
+    if (x.kind != workspace::patch_kind::delete_file)
+      told.push_back(op::write);
+    for (auto what : told) {
+      auto event = co_await begin(what, data);
+      if (!event)
+        co_return unexpected(std::move(event.error()));
+      spans.push_back(std::move(*event));
+    }
+  }
+  co_return result<void>{};
 }
 
 co<result<file_handle>> session_impl::extract_open(extract_archive x) {
@@ -94,6 +133,10 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   if (archive->file->target->path.grant >= 0 && is_isolated())
     co_return unexpected(make_error(errc::sandbox_config_invalid, op::write,
                                     "an isolated session has no files outside its workspace"));
+  const auto& target = archive->file->target->path;
+  auto event = co_await begin(op::write, file_data(target.absolute, {}, archive->file->size));
+  if (!event)
+    co_return unexpected(std::move(event.error()));
   ++in_flight_;
   server_write change{*this};
   auto work = [file = archive->file, root = root_, limits = record_.spec.archives, who = *who,
@@ -119,7 +162,7 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   auto done = co_await offload<void>(self_, shared_.cpu, record_.spec.tenant, work);
   --in_flight_;
   record_.live.last_used_at_ms = now_ms();
-  co_return done;
+  co_return co_await end(std::move(*event), std::move(done));
 }
 
 co<result<port_endpoint>> session_impl::endpoint_of(resolve_port x) {

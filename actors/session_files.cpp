@@ -66,19 +66,18 @@ error unknown_handle(uint64_t handle) {
     .with("handle", static_cast<int64_t>(handle));
 }
 
-/// The `data` of a file's event.
-std::string file_data(const std::string& path, const std::optional<std::string>& user,
-                      std::optional<uint64_t> size) {
+} // namespace
+
+// -- plumbing
+// -------------------------------------------------------------------------------------------
+
+std::string session_impl::file_data(const std::string& path, const std::optional<std::string>& user,
+                                    std::optional<uint64_t> size) {
   auto data = "{\"path\":" + json_quote(path) + ",\"user\":" + (user ? json_quote(*user) : "null");
   if (size)
     data += ",\"bytes\":" + std::to_string(*size);
   return data += '}';
 }
-
-} // namespace
-
-// -- plumbing
-// -------------------------------------------------------------------------------------------
 
 /// One that is "/" in disguise (a link) is refused.
 result<unique_fd> session_impl::open_grant(const workspace::resolved_path& path) {

@@ -1,10 +1,12 @@
 """Where events go besides the journal."""
 
 import http.server
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import threading
 import unittest
@@ -78,6 +80,27 @@ class EventSinks(unittest.TestCase):
         self.assertIn("http", answer["error"]["message"])
         status, answer = server.json("GET", at + "/ls?path=.")
         self.assertEqual((status, answer["items"]), (200, []), answer)
+
+    def test_a_patch_and_an_archive_tell_of_their_files(self):
+        server, at, collector = self.session({})
+        collector.events.clear()
+        operations = [
+            {"type": "create_file", "path": "a", "diff": "+one\n"},
+            {"type": "update_file", "path": "a", "diff": "-one\n+two\n"},
+            {"type": "delete_file", "path": "a"},
+        ]
+        for body, status in (({"operations": operations}, 200), ({"operations": operations[1]}, 404)):
+            self.assertEqual(server.json("POST", at + "/apply_patch", body)[0], status)
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo("x"))
+        packed = archive.getvalue()
+        self.assertEqual(server.raw("POST", at + "/extract?path=in.tar", packed)[0], 204)
+        told = [(x["op"], x["phase"], x["ok"]) for _, x in collector.events if x["phase"] == "finish"]
+        done = [("write", "finish", True), ("read", "finish", True), ("write", "finish", True)]
+        failed = [("read", "finish", False), ("write", "finish", False)]
+        self.assertEqual(told, [*done, *failed, ("write", "finish", True)])
+        self.assertEqual(collector.events[-1][1]["data"]["bytes"], len(packed))
 
     def test_a_finish_that_a_sink_refuses_replaces_the_outcome(self):
         server, at, _ = self.session(

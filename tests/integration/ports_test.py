@@ -152,9 +152,13 @@ class Ports(ServerTest):
             self.assertEqual(error["context"]["reason"], "not_configured")
             self.assertEqual(error["context"]["exposed_ports"], [8000])
             self.assertIs(error["retryable"], False)
-        for port in ["0", "65536", "x", "-1"]:
+        for path in ["/ports/x", "/proxy/x/", "/ports/99999999999"]:
+            self.assertError(self.call("GET", session, path), 400, "invalid_request")
+        for port in ["0", "65536", "-1"]:
             for path in [f"/ports/{port}", f"/proxy/{port}/"]:
-                self.assertError(self.call("GET", session, path), 400, "invalid_request")
+                refused = self.call("GET", session, path)
+                self.assertError(refused, 404, "exposed_port_unavailable")
+                self.assertEqual(refused[1]["error"]["context"]["reason"], "not_configured")
         nowhere = {"id": "00000000-0000-4000-8000-000000000000"}
         for path in ["/ports/8000", "/proxy/8000/"]:
             self.assertError(self.call("GET", nowhere, path), 404, "not_found")
