@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <future>
 #include <utility>
@@ -263,18 +264,19 @@ result<blob_id> blob_store::write_blob(std::string_view bytes) const {
   return file->write(bytes.data(), bytes.size()).and_then([&] { return file->commit(); });
 }
 
-/// At once, since the disk then flushes once for many.
+/// A slow disk flushes once for many that wait; for a fast one threads cost more than they save.
 int blob_store::sync(int reference) const {
-  std::vector<int> waiting;
-  for (const auto& fd : unsynced_)
-    waiting.push_back(fd.get());
-  if (!unsynced_.empty())
-    waiting.push_back(blobs_.get());
+  constexpr std::chrono::milliseconds slow{1};
   auto sync_one = [](int fd) { return ::fsync(fd) == 0 ? 0 : errno; };
-  std::vector<std::future<int>> others;
-  for (int fd : waiting)
-    others.push_back(std::async(std::launch::async, sync_one, fd));
+  auto begun = std::chrono::steady_clock::now();
   int err = sync_one(reference);
+  auto how
+    = std::chrono::steady_clock::now() - begun > slow ? std::launch::async : std::launch::deferred;
+  std::vector<std::future<int>> others;
+  for (const auto& fd : unsynced_)
+    others.push_back(std::async(how, sync_one, fd.get()));
+  if (!unsynced_.empty())
+    others.push_back(std::async(how, sync_one, blobs_.get()));
   for (auto& x : others)
     if (int failed = x.get(); failed != 0)
       err = failed;
