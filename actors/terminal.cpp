@@ -177,9 +177,10 @@ void terminal_state::on_end(result<exec_result> outcome) {
     command_.on_end();
 }
 
-std::string terminal_state::take_output() {
+std::string terminal_state::take_output(uint64_t& lost) {
   auto piece = ring_.read_from(taken_, ring_.end() - ring_.begin());
   taken_ = piece.next;
+  lost = piece.lost;
   auto text = piece.lost > 0 ? carry_.flush() : std::string{};
   text += carry_.take(piece.bytes);
   return end_ ? text + carry_.flush() : text;
@@ -193,12 +194,18 @@ void terminal_state::finish(const collection& x) {
     return;
   }
   terminal_update update;
-  update.output = take_output();
+  uint64_t lost = 0;
+  update.output = take_output(lost);
+  // What fell out of the ring was output too: the count tells that there was more.
+  if (lost > 0)
+    update.original_token_count
+      = workspace::tokens_in(static_cast<size_t>(lost) + update.output.size());
   if (x.max_tokens) {
     auto cut
       = workspace::truncate_tokens(workspace::utf8_with_replacement(update.output), x.max_tokens);
     update.output = std::move(cut.text);
-    update.original_token_count = cut.original_token_count;
+    if (lost == 0)
+      update.original_token_count = cut.original_token_count;
   }
   update.wall = steady_clock::now() - x.begun;
   if (end_)

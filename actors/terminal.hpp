@@ -58,7 +58,7 @@ private:
   void finish(const collection& x);
   /// Answers `x` if there is something for it; with `now` also if there is not.
   bool try_answer(const reader& x, bool now);
-  std::string take_output();
+  std::string take_output(uint64_t& lost);
 
   self_ptr<handle_type> self_;
   services& shared_;

@@ -10,10 +10,6 @@ namespace {
 
 constexpr size_t bytes_per_token = 4;
 
-size_t tokens_in(size_t bytes) {
-  return bytes / bytes_per_token + (bytes % bytes_per_token != 0);
-}
-
 std::string line_note(std::string_view text) {
   size_t lines = 0;
   for (; !text.empty(); ++lines)
@@ -21,7 +17,8 @@ std::string line_note(std::string_view text) {
   return "Total output lines: " + std::to_string(lines) + "\n\n";
 }
 
-std::string gap_note(size_t count, const char* unit) {
+template <class Number>
+std::string gap_note(Number count, const char* unit) {
   return "…" + std::to_string(count) + ' ' + unit + " truncated…";
 }
 
@@ -46,23 +43,26 @@ std::string join(std::string note, const split_text& parts, const std::string& g
 
 } // namespace
 
+int64_t tokens_in(size_t bytes) {
+  return static_cast<int64_t>(bytes / bytes_per_token + (bytes % bytes_per_token != 0));
+}
+
 truncated_text truncate_tokens(std::string_view text, std::optional<int64_t> max_tokens,
                                bool count_lines) {
   const auto tokens = tokens_in(text.size());
-  const auto limit = static_cast<size_t>(std::max<int64_t>(max_tokens.value_or(INT64_MAX), 0));
+  const auto limit = std::max<int64_t>(max_tokens.value_or(INT64_MAX), 0);
   if (tokens <= limit) // not compared in bytes: the limit times four may not fit
     return {std::string{text}, std::nullopt};
-  const auto count = static_cast<int64_t>(tokens);
-  const auto budget = limit * bytes_per_token;
+  const auto budget = static_cast<size_t>(limit) * bytes_per_token;
   auto gap = gap_note(tokens, "tokens");
   if (gap.size() > budget)
-    return {std::string{head_of(gap, budget)}, count};
+    return {std::string{head_of(gap, budget)}, tokens};
   auto note = count_lines ? line_note(text) : std::string{};
   if (note.size() + gap.size() > budget)
     note.clear();
   auto parts = split(text, budget - note.size() - gap.size());
   gap = gap_note(tokens_in(parts.gap.size()), "tokens");
-  return {join(std::move(note), parts, gap), count};
+  return {join(std::move(note), parts, gap), tokens};
 }
 
 std::string truncate_bytes(std::string_view text, size_t max_bytes, bool count_lines) {

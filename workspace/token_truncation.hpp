@@ -16,6 +16,9 @@ struct truncated_text {
   std::optional<int64_t> original_token_count;
 };
 
+/// Tokens of four bytes that a text of `bytes` bytes has.
+int64_t tokens_in(size_t bytes);
+
 /// Cuts to about `max_tokens` tokens of four bytes; nullopt: as it is. `count_lines`: what is cut
 /// says first how many lines there were, if there is room for that.
 truncated_text truncate_tokens(std::string_view text, std::optional<int64_t> max_tokens,

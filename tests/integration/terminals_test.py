@@ -81,6 +81,13 @@ class Terminals(ServerTest):
             answer[1]["error"]["message"], "stdin is not available for this process"
         )
 
+    def test_output_that_is_too_much_to_keep_is_counted(self):
+        session = self.create()
+        loud = "head -c 3000000 /dev/zero | tr '\\0' x"
+        for limit in ({}, {"max_output_tokens": 50}):
+            update = self.open(session, loud, yield_time_ms=30000, **limit)
+            self.assertEqual((update["exit_code"], update["original_token_count"]), (0, 750_000))
+
     def test_environment_folder_shell_and_encoding(self):
         session = self.create()
         self.exec(session, "mkdir sub")
