@@ -5,6 +5,7 @@
 #include "messages/unique_fd.hpp"
 #include "snapshot/oci_image.hpp"
 #include "snapshot/repository.hpp"
+#include "snapshot/unpack.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -67,8 +68,7 @@ result<snapshot_info> import_any(snapshot::repository& repository, const std::st
     return unexpected(make_error(errc::snapshot_restore_error, op::read, "cannot read " + path));
   return import_tree(repository, ref, [&](const std::string& folder) {
     auto root = folder + "/tree";
-    archive_limits unlimited{std::nullopt, std::nullopt, std::nullopt};
-    return snapshot::hydrate(in.get(), root, false, unlimited, {}).map([&] { return root; });
+    return snapshot::unpack_own(in.get(), root).map([&] { return root; });
   });
 }
 

@@ -548,8 +548,10 @@ result<std::vector<std::string>> write_tar(int root_fd, const std::vector<std::s
   return warnings;
 }
 
-result<void> hydrate(int in_fd, const std::string& root, bool merge, const archive_limits& limits,
-                     std::stop_token stop) {
+namespace {
+
+result<void> unpack_into(int in_fd, const std::string& root, bool merge, name_policy names,
+                         const archive_limits& limits, std::stop_token stop) {
   auto place = staging::make(root);
   if (!place)
     return unexpected(std::move(place.error()));
@@ -558,9 +560,8 @@ result<void> hydrate(int in_fd, const std::string& root, bool merge, const archi
   tree_writer out{place->fd()};
   file_source file{in_fd};
   limited_source raw{file, archive_budget{limits, root}};
-  auto ok = decoded(raw).and_then([&](auto tar) {
-    return unpack_tree(*tar, out, root, name_policy::portable, limits, nullptr, work);
-  });
+  auto ok = decoded(raw).and_then(
+    [&](auto tar) { return unpack_tree(*tar, out, root, names, limits, nullptr, work); });
   if (!ok) {
     if (ok.error().code != errc::snapshot_restore_error)
       return ok;
@@ -572,6 +573,18 @@ result<void> hydrate(int in_fd, const std::string& root, bool merge, const archi
   if (auto last = work.step(); !last)
     return last;
   return merge ? place->merge(out.implied()) : place->replace(out.root_named());
+}
+
+} // namespace
+
+result<void> hydrate(int in_fd, const std::string& root, bool merge, const archive_limits& limits,
+                     std::stop_token stop) {
+  return unpack_into(in_fd, root, merge, name_policy::portable, limits, std::move(stop));
+}
+
+result<void> unpack_own(int in_fd, const std::string& root) {
+  constexpr archive_limits unlimited{std::nullopt, std::nullopt, std::nullopt};
+  return unpack_into(in_fd, root, false, name_policy::own, unlimited, {});
 }
 
 } // namespace troupe::snapshot

@@ -195,6 +195,13 @@ result<bool> tar_reader::next(tar_member& member) {
       if (offset >= 0 && length >= 0)
         member.runs.emplace_back(offset, length);
   }
+  member.xattrs.clear();
+  const char* name = nullptr;
+  const void* value = nullptr;
+  size_t size = 0;
+  for (archive_entry_xattr_reset(e);
+       archive_entry_xattr_next(e, &name, &value, &size) == ARCHIVE_OK;)
+    member.xattrs.push_back({name, {static_cast<const char*>(value), size}});
   x.data_end = 0;
   return true;
 }

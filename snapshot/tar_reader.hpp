@@ -2,6 +2,7 @@
 
 #include "messages/error.hpp"
 #include "snapshot/byte_source.hpp"
+#include "snapshot/index_entry.hpp"
 
 #include <time.h>
 
@@ -27,6 +28,7 @@ struct tar_member {
   uint64_t size = 0; ///< logical size of a file
   /// Offset and size of the runs of a sparse file; empty: it is not stored as one.
   std::vector<std::pair<uint64_t, uint64_t>> runs;
+  std::vector<xattr> xattrs;
 };
 
 /// A run of bytes of a file; what lies between two runs is a hole.

@@ -49,7 +49,10 @@ private:
       case member_kind::directory:
         if (index_ && !path.empty())
           index_->add_directory(path, member_.mode);
-        return check(out_.add_directory(path, member_.name, member_.mode, member_.mtime));
+        if (auto ok = check(out_.add_directory(path, member_.name, member_.mode, member_.mtime));
+            !ok)
+          return ok;
+        return put_attributes();
       case member_kind::symlink:
         if (index_)
           index_->add_symlink(path, member_.link_target);
@@ -91,7 +94,14 @@ private:
     ++work_.files;
     if (index_)
       index_->add_file(path, member_.mode, member_.size, content_.finish());
+    if (auto ok = put_attributes(); !ok)
+      return ok;
     return check(out_.end_file(member_.size, member_.mode, member_.mtime));
+  }
+
+  /// Of a snapshot of ours only: the contract's archives have none.
+  result<void> put_attributes() {
+    return names_ == name_policy::own ? check(out_.set_xattrs(member_.xattrs)) : result<void>{};
   }
 
   result<void> check(const tree_writer::outcome& fault) {

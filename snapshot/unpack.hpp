@@ -21,6 +21,10 @@ result<void> unpack_tree(byte_source& input, tree_writer& out, const std::string
                          name_policy names, const archive_limits& limits, tree_index* index,
                          job& work);
 
+/// As `hydrate` to a root that is replaced, for an archive of the operator's: with every name that
+/// a snapshot of ours may have, and without limits.
+result<void> unpack_own(int in_fd, const std::string& root);
+
 /// `no_space`, or `workspace_archive_write_error` with the reason.
 error cannot_write(const std::string& root, int err);
 
