@@ -17,8 +17,7 @@ std::string line_note(std::string_view text) {
   return "Total output lines: " + std::to_string(lines) + "\n\n";
 }
 
-template <class Number>
-std::string gap_note(Number count, const char* unit) {
+std::string gap_note(int64_t count, const char* unit) {
   return "…" + std::to_string(count) + ' ' + unit + " truncated…";
 }
 
@@ -70,7 +69,7 @@ std::string truncate_bytes(std::string_view text, size_t max_bytes, bool count_l
     return std::string{text};
   auto parts = split(text, max_bytes);
   return join(count_lines ? line_note(text) : std::string{}, parts,
-              gap_note(count_characters(parts.gap), "chars"));
+              gap_note(static_cast<int64_t>(count_characters(parts.gap)), "chars"));
 }
 
 } // namespace troupe::workspace
