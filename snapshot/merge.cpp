@@ -11,7 +11,6 @@
 
 #include <cerrno>
 #include <optional>
-#include <ranges>
 #include <utility>
 #include <vector>
 
@@ -115,7 +114,8 @@ private:
 
   /// Deepest first, as what is moved into a directory changes its time.
   result<void> apply_metadata() {
-    for (const auto& x : std::views::reverse(merged_)) {
+    for (auto i = merged_.rbegin(); i != merged_.rend(); ++i) {
+      const auto& x = *i;
       unique_fd fd{
         workspace::open_beneath(root_fd_, x.path, O_RDONLY | O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS)};
       timespec times[2] = {{0, UTIME_OMIT}, x.info.st_mtim};

@@ -181,7 +181,7 @@ private:
       unique_fd dir{open_beneath(root_fd_, parent, O_PATH | O_DIRECTORY)};
       while (!dir && parent != ".") {
         auto up = split_last(parent);
-        rest = up.name + '/' + rest;
+        rest.insert(0, up.name + '/');
         parent = up.parent;
         dir.reset(open_beneath(root_fd_, parent, O_PATH | O_DIRECTORY));
       }

@@ -12,7 +12,7 @@ using event_callback = std::function<result<void>(const event_payload&)>;
 class callback_sink : public event_sink {
 public:
   callback_sink(sink_settings settings, event_callback callback)
-    : event_sink(std::move(settings)), callback_(std::move(callback)) {}
+    : event_sink(settings), callback_(std::move(callback)) {}
 
   std::string_view type() const override {
     return "callback";

@@ -12,7 +12,7 @@ namespace troupe::actors {
 class chained_sink : public event_sink {
 public:
   chained_sink(sink_settings settings, std::vector<std::unique_ptr<event_sink>> sinks)
-    : event_sink(std::move(settings)), sinks_(std::move(sinks)) {}
+    : event_sink(settings), sinks_(std::move(sinks)) {}
 
   std::string_view type() const override {
     return "chained";

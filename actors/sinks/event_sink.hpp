@@ -33,7 +33,7 @@ struct sink_context {
 /// Takes events, one at a time, on a thread that may block.
 class event_sink {
 public:
-  explicit event_sink(sink_settings settings) : settings_(std::move(settings)) {}
+  explicit event_sink(sink_settings settings) : settings_(settings) {}
   virtual ~event_sink() = default;
   event_sink(const event_sink&) = delete;
   event_sink& operator=(const event_sink&) = delete;

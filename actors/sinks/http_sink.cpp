@@ -98,12 +98,11 @@ result<std::unique_ptr<event_sink>> http_sink::make(sink_settings settings, http
   ::curl_easy_setopt(handle, CURLOPT_POST, 1L);
   ::curl_easy_setopt(handle, CURLOPT_URL, options.endpoint.c_str());
   return std::unique_ptr<event_sink>{
-    new http_sink{std::move(settings), std::move(options.spool_path), std::move(ready)}};
+    new http_sink{settings, std::move(options.spool_path), std::move(ready)}};
 }
 
 http_sink::http_sink(sink_settings settings, std::string spool_path, std::unique_ptr<client> ready)
-  : event_sink(std::move(settings)), spool_path_(std::move(spool_path)), client_(std::move(ready)) {
-}
+  : event_sink(settings), spool_path_(std::move(spool_path)), client_(std::move(ready)) {}
 
 http_sink::~http_sink() = default;
 

@@ -10,7 +10,7 @@ namespace troupe::actors {
 class jsonl_sink : public event_sink {
 public:
   jsonl_sink(sink_settings settings, std::string path)
-    : event_sink(std::move(settings)), path_(std::move(path)) {}
+    : event_sink(settings), path_(std::move(path)) {}
 
   std::string_view type() const override {
     return "jsonl";

@@ -18,14 +18,14 @@ struct maker {
   made_sink operator()(const jsonl_options& x) {
     if (auto writable = append_to_file(x.path, ""); !writable)
       return unexpected(std::move(writable.error()));
-    return std::make_unique<jsonl_sink>(std::move(settings), x.path);
+    return std::make_unique<jsonl_sink>(settings, x.path);
   }
 
   made_sink operator()(const http_options& x) {
     if (!x.spool_path.empty())
       if (auto writable = append_to_file(x.spool_path, ""); !writable)
         return unexpected(std::move(writable.error()));
-    return http_sink::make(std::move(settings), x);
+    return http_sink::make(settings, x);
   }
 
   made_sink operator()(const workspace_jsonl_options& x) {
@@ -34,7 +34,7 @@ struct maker {
       return unexpected(std::move(path.error()));
     auto options = x;
     options.path = *path;
-    return std::make_unique<workspace_jsonl_sink>(std::move(settings), std::move(options), append);
+    return std::make_unique<workspace_jsonl_sink>(settings, std::move(options), append);
   }
 
   made_sink operator()(const chained_options& x) {
@@ -45,11 +45,11 @@ struct maker {
         return made;
       sinks.push_back(std::move(*made));
     }
-    return std::make_unique<chained_sink>(std::move(settings), std::move(sinks));
+    return std::make_unique<chained_sink>(settings, std::move(sinks));
   }
 
   made_sink operator()(const callback_options& x) {
-    return std::make_unique<callback_sink>(std::move(settings), x.callback);
+    return std::make_unique<callback_sink>(settings, x.callback);
   }
 };
 
@@ -63,7 +63,7 @@ made_sink make_sink(const sink_config& config, const workspace_append& append) {
   settings.on_error = config.on_error.value_or(direct ? sink_on_error::raise : sink_on_error::log);
   settings.policy = config.policy;
   settings.queue_limit = config.queue_limit;
-  return std::visit(maker{std::move(settings), append}, config.kind);
+  return std::visit(maker{settings, append}, config.kind);
 }
 
 std::vector<std::string> ephemeral_sink_paths(const std::vector<sink_config>& sinks,

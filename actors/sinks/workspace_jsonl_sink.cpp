@@ -26,7 +26,7 @@ void replace_all(std::string& text, std::string_view what, const std::string& by
 
 workspace_jsonl_sink::workspace_jsonl_sink(sink_settings settings, workspace_jsonl_options options,
                                            workspace_append append)
-  : event_sink(std::move(settings)), options_(std::move(options)), append_(std::move(append)) {}
+  : event_sink(settings), options_(std::move(options)), append_(std::move(append)) {}
 
 std::string workspace_jsonl_sink::path_of(const workspace_jsonl_options& options,
                                           const std::string& session_id) {

@@ -202,8 +202,8 @@ void api::tool(call c) {
     {"apply_patch", &api::patch_tool},
     {"view_image", &api::view_image},
   };
-  for (const auto& [name, run] : tools) {
-    if (c.param("name") != name)
+  for (const auto& tool : tools) {
+    if (c.param("name") != tool.first)
       continue;
     if (auto cwd = c.query("cwd"); !cwd.empty())
       if (auto ok = workspace::run_folder(cwd); !ok) {
@@ -211,7 +211,8 @@ void api::tool(call c) {
         return;
       }
     with_body(
-      std::move(c), [this, run](call c2, const json& body) { (this->*run)(std::move(c2), body); },
+      std::move(c),
+      [this, run = tool.second](call c2, const json& body) { (this->*run)(std::move(c2), body); },
       tool_body_limit);
     return;
   }
