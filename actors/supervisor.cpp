@@ -495,8 +495,8 @@ void supervisor_state::forget_actors(child& x) {
 
 co<result<void>> supervisor_state::load() {
   load_records query{shard_, shared_.config.shards};
-  auto records = co_await ask<std::vector<session_record>>(self_, shared_.directory.registry(),
-                                                           std::move(query));
+  auto records
+    = co_await ask<std::vector<session_record>>(self_, shared_.directory.registry(), query);
   if (!records)
     co_return unexpected(std::move(records.error()));
   for (auto& record : *records) {
