@@ -72,8 +72,7 @@ void spawn(char* data, size_t size, int descriptors) {
     in.word(y.argv[i]);
   for (uint32_t i = 0; i < m.variables; ++i)
     in.word(y.env[i]);
-  fuzz::require(y.argv[-1] == nullptr && y.argv[m.arguments] == nullptr
-                  && y.env[m.variables] == nullptr,
+  fuzz::require(y.argv[m.arguments] == nullptr && y.env[m.variables] == nullptr,
                 "the lists have their ends");
 }
 
