@@ -111,7 +111,9 @@ backend_state::ready_after(std::function<result<void>(backends::sandbox&)> step)
     co_return unexpected(std::move(opened.error()));
   auto identity
     = [sandbox](const std::optional<std::string>& user) { return sandbox->file_identity(user); };
-  sandbox_ready ready{sandbox_->root(), sandbox_->layers(), sandbox_->walls(), identity};
+  auto file_system = [sandbox] { return sandbox->file_system(); };
+  sandbox_ready ready{sandbox_->root(), sandbox_->layers(), sandbox_->walls(), identity,
+                      file_system};
   co_return ready;
 }
 

@@ -2,12 +2,16 @@
 
 #include "messages/caf_compat.hpp"
 
+#include <algorithm>
 #include <coroutine>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <list>
+#include <map>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 // Long protocols (start, stop, apply) as coroutines that read top to bottom. A coroutine runs on
@@ -224,8 +228,9 @@ public:
   /// Gives the permit back.
   class guard {
   public:
-    explicit guard(async_semaphore* owner) : owner_(owner) {}
-    guard(guard&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)) {}
+    guard(async_semaphore* owner, std::string tenant) : owner_(owner), tenant_(std::move(tenant)) {}
+    guard(guard&& other) noexcept
+      : owner_(std::exchange(other.owner_, nullptr)), tenant_(std::move(other.tenant_)) {}
     guard& operator=(guard&&) = delete;
     ~guard() {
       release();
@@ -234,48 +239,76 @@ public:
     /// Before its end.
     void release() {
       if (auto* owner = std::exchange(owner_, nullptr))
-        owner->release();
+        owner->release(tenant_);
     }
 
   private:
     async_semaphore* owner_;
+    std::string tenant_;
   };
 
-  auto acquire() {
+  /// Of those that wait, one of the tenant with the fewest permits is next, else who came first.
+  /// `tenant`: as long as the caller awaits; empty: nobody's.
+  auto acquire(std::string_view tenant = {}) {
     struct awaiter {
       async_semaphore* owner;
-      bool await_ready() const noexcept {
+      std::string_view tenant;
+      bool await_ready() const {
         if (owner->free_ == 0)
           return false;
         --owner->free_;
+        owner->note(tenant, 1);
         return true;
       }
       void await_suspend(std::coroutine_handle<> h) {
-        owner->waiters_.push_back(h);
+        owner->waiters_.push_back({h, std::string{tenant}});
       }
       guard await_resume() {
-        return guard{owner};
+        return guard{owner, std::string{tenant}};
       }
     };
-    return awaiter{this};
+    return awaiter{this, tenant};
   }
 
 private:
-  void release() {
+  struct waiter {
+    std::coroutine_handle<> next;
+    std::string tenant;
+  };
+
+  void note(std::string_view tenant, int change) {
+    if (tenant.empty())
+      return;
+    auto i = held_.try_emplace(std::string{tenant}).first;
+    if ((i->second += change) == 0)
+      held_.erase(i);
+  }
+
+  int held_by(const std::string& tenant) const {
+    auto i = held_.find(tenant);
+    return i == held_.end() ? 0 : i->second;
+  }
+
+  void release(const std::string& tenant) {
     if (scope_->closing())
       return;
+    note(tenant, -1);
     if (waiters_.empty()) {
       ++free_;
       return;
     }
-    auto next = waiters_.front();
-    waiters_.pop_front();
-    next.resume();
+    auto first = std::ranges::min_element(waiters_, {},
+                                          [this](const waiter& x) { return held_by(x.tenant); });
+    auto next = std::move(*first);
+    waiters_.erase(first);
+    note(next.tenant, 1);
+    next.next.resume();
   }
 
   const task_scope* scope_;
   size_t free_;
-  std::deque<std::coroutine_handle<>> waiters_;
+  std::deque<waiter> waiters_;
+  std::map<std::string, int> held_; ///< permits by tenant
 };
 
 } // namespace troupe::actors

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ struct sandbox_ready {
   /// Who file operations for a user are done as; see `sandbox::file_identity`. Does not block.
   std::function<result<std::optional<backends::user_ids>>(const std::optional<std::string>&)>
     identity;
+  /// The "/" that commands see; see `sandbox::file_system`. Blocks.
+  std::function<result<unique_fd>()> file_system;
 };
 
 /// Asks for a stream to a port inside; see `sandbox::connect`.
@@ -192,6 +195,7 @@ struct persist_snapshot {
   /// The same snapshot for sessions that are to be made: their ids, which are their snapshots',
   /// too.
   std::vector<std::string> copies;
+  std::stop_token stop; ///< nobody needs it any more
 };
 
 /// The fingerprint of a live tree, to compare with a recorded one.
@@ -203,6 +207,7 @@ struct compute_fingerprint {
   std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<std::string> skip;                             ///< sorted
   std::shared_ptr<const troupe::manifest> manifest;
+  std::stop_token stop; ///< nobody needs it any more
 };
 
 /// What changed since a snapshot in a live tree.
@@ -213,6 +218,7 @@ struct diff_live_tree {
   std::shared_ptr<const backends::layered_workspace> layers; ///< null: a plain directory
   std::vector<std::string> skip;
   bool text = false;
+  std::stop_token stop; ///< nobody needs it any more
 };
 
 /// Unpacks the layers of a snapshot and keeps them for a workspace.
@@ -220,6 +226,7 @@ struct hold_layers {
   snapshot_ref ref;
   std::string session_id;
   std::string tenant;
+  std::stop_token stop; ///< nobody needs it any more
 };
 
 struct layers_held {

@@ -228,6 +228,7 @@ node_host::~node_host() {
   if (services_->sinks)
     services_->sinks->close();
   // Pool jobs first: what they still have to say goes to actors that are there to hear it.
+  services_->stopping.request_stop();
   io_->stop();
   cpu_->stop();
   auto& directory = services_->directory;

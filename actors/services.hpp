@@ -17,6 +17,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -241,6 +242,7 @@ struct services {
   std::unique_ptr<sink_set> sinks = nullptr;           ///< null: none are configured
   std::shared_ptr<repository_layers> layers = nullptr; ///< null: workspaces are copied
   snapshot_pins pins = {};
+  std::stop_source stopping = {}; ///< the node ends: whatever takes long gives up
 };
 
 /// Milliseconds since the epoch, UTC.

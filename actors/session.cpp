@@ -317,7 +317,8 @@ co<result<bool>> session_impl::matches_snapshot() {
                                root_,
                                layers_,
                                persist_skip(),
-                               std::make_shared<const manifest>(record_.spec.state.manifest)};
+                               std::make_shared<const manifest>(record_.spec.state.manifest),
+                               stop_.get_token()};
   auto now = co_await ask<std::string>(self_, shared_.directory.snapshots(), std::move(question));
   if (!now)
     co_return unexpected(std::move(now.error()));
@@ -343,7 +344,7 @@ co<result<bool>> session_impl::lay_on(snapshot_ref ref) {
     co_return unexpected(std::move(why.error()));
   if (!why->empty())
     co_return false;
-  hold_layers request{std::move(ref), record_.spec.id, record_.spec.tenant};
+  hold_layers request{std::move(ref), record_.spec.id, record_.spec.tenant, stop_.get_token()};
   auto held = co_await ask<layers_held>(self_, shared_.directory.snapshots(), std::move(request));
   if (!held)
     co_return unexpected(std::move(held.error()));
@@ -418,6 +419,7 @@ void session_impl::take(sandbox_ready x) {
   layers_ = std::move(x.layers);
   walls_ = std::move(x.walls);
   identity_ = std::move(x.identity);
+  file_system_ = std::move(x.file_system);
   set_root(std::move(x.root));
 }
 

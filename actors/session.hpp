@@ -297,8 +297,10 @@ private:
   co<result<file_opened>> export_tree();
   co<result<file_handle>> import_open(std::optional<extract_target> target);
   co<result<void>> import_commit(commit_import x);
-  /// Opens what a grant names; blocks.
-  static result<unique_fd> open_grant(const workspace::resolved_path& path);
+  /// Opens what a grant names, as `who`; blocks.
+  static result<unique_fd> open_grant(const workspace::resolved_path& path,
+                                      const std::function<result<unique_fd>()>& file_system,
+                                      const std::optional<backends::user_ids>& who);
 
   result<uint64_t> keep(std::variant<reading, writing, importing> what);
   /// Lets go of open files: what was being written is not.
@@ -327,6 +329,7 @@ private:
   uint32_t server_writing_ = 0;
   shared_fd root_;
   std::shared_ptr<const backends::layered_workspace> layers_; ///< null: a plain directory
+  decltype(sandbox_ready::file_system) file_system_;          ///< null: not open yet
   decltype(sandbox_ready::identity) identity_;                ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;

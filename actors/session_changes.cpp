@@ -38,9 +38,6 @@ co<result<patch_answer>> session_impl::patch(patch_workspace x) {
   server_write change{*this};
   record_.live.last_used_at_ms = now_ms();
   auto request = std::make_shared<patch_workspace>(std::move(x));
-  auto policy = policy_;
-  if (is_isolated()) // grants are places of this machine
-    policy = workspace::path_policy::make(record_.spec.state.manifest.root, {}).value();
   auto parse = [request] { return operations_of(*request); };
   auto operations = co_await offload<std::vector<workspace::patch_operation>>(
     self_, shared_.io, record_.spec.tenant, parse);
@@ -50,7 +47,7 @@ co<result<patch_answer>> session_impl::patch(patch_workspace x) {
   }
   std::vector<span> spans;
   auto begun = co_await begin_patch(*operations, *request, spans);
-  auto work = [request, operations = std::move(*operations), root = root_, policy,
+  auto work = [request, operations = std::move(*operations), root = root_, policy = policy_,
                who = *who]() -> result<patch_answer> {
     backends::acting_as_if identity{who};
     workspace::patch_options options;
@@ -130,9 +127,6 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   auto who = identity_(std::nullopt);
   if (!who)
     co_return unexpected(std::move(who.error()));
-  if (archive->file->target->path.grant >= 0 && is_isolated())
-    co_return unexpected(make_error(errc::sandbox_config_invalid, op::write,
-                                    "an isolated session has no files outside its workspace"));
   const auto& target = archive->file->target->path;
   auto event = co_await begin(op::write, file_data(target.absolute, {}, archive->file->size));
   if (!event)
@@ -140,16 +134,16 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   ++in_flight_;
   server_write change{*this};
   auto work = [file = archive->file, root = root_, limits = record_.spec.archives, who = *who,
-               stop = stop_.get_token()]() -> result<void> {
-    backends::acting_as_if identity{who};
+               top = file_system_, stop = stop_.get_token()]() -> result<void> {
     const auto& path = file->target->path;
     unique_fd grant;
     if (path.grant >= 0) {
-      auto base = open_grant(path);
+      auto base = open_grant(path, top, who);
       if (!base)
         return unexpected(std::move(base.error()));
       grant = std::move(*base);
     }
+    backends::acting_as_if identity{who};
     snapshot::extract_request request;
     request.archive_fd = file->fd.get();
     request.root_fd = grant ? grant.get() : root->get();

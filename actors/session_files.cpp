@@ -5,7 +5,9 @@
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,20 +81,34 @@ std::string session_impl::file_data(const std::string& path, const std::optional
   return data += '}';
 }
 
-/// One that is "/" in disguise (a link) is refused.
-result<unique_fd> session_impl::open_grant(const workspace::resolved_path& path) {
-  unique_fd fd{::open(path.base.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+result<unique_fd> session_impl::open_grant(const workspace::resolved_path& path,
+                                           const std::function<result<unique_fd>()>& file_system,
+                                           const std::optional<backends::user_ids>& who) {
+  auto top = file_system();
+  if (!top)
+    return unexpected(std::move(top.error()));
+  backends::acting_as_if identity{who};
+  unique_fd fd{workspace::open_in_root(top->get(), path.base, O_RDONLY | O_DIRECTORY)};
   if (!fd)
     return unexpected(
       system_error(errc::workspace_read_not_found, op::read, "file not found: " + path.absolute)
         .with("path", path.absolute));
+  auto refused = [&](const char* why) {
+    return unexpected(
+      make_error(errc::sandbox_config_invalid, op::read, why).with("path", path.base));
+  };
   struct stat here {};
-  struct stat top {};
-  if (::fstat(fd.get(), &here) == 0 && ::stat("/", &top) == 0 && here.st_dev == top.st_dev
-      && here.st_ino == top.st_ino)
-    return unexpected(make_error(errc::sandbox_config_invalid, op::read,
-                                 "sandbox path grant path must not resolve to filesystem root")
-                        .with("path", path.base));
+  struct stat whole {};
+  struct statfs kind {};
+  if (::fstat(fd.get(), &here) != 0 || ::fstat(top->get(), &whole) != 0
+      || ::fstatfs(fd.get(), &kind) != 0)
+    return unexpected(system_error(errc::internal, op::read, "cannot look at a path grant"));
+  // One that is "/" in disguise: a link, or a mount.
+  if (here.st_dev == whole.st_dev && here.st_ino == whole.st_ino)
+    return refused("sandbox path grant path must not resolve to filesystem root");
+  // What is there is about this process, and done with its rights.
+  if (kind.f_type == PROC_SUPER_MAGIC)
+    return refused("sandbox path grant path must not resolve to processes");
   return fd;
 }
 
@@ -116,24 +132,22 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
     who.error().operation = operation;
     co_return unexpected(std::move(who.error()));
   }
-  if (resolved->grant >= 0 && is_isolated())
-    co_return unexpected(make_error(errc::sandbox_config_invalid, operation,
-                                    "an isolated session has no files outside its workspace")
-                           .with("path", resolved->absolute));
   ++in_flight_;
   record_.live.last_used_at_ms = now_ms();
   std::optional<server_write> change;
   if (for_write)
     change.emplace(*this);
   auto target = *resolved;
-  auto attempt = [target, work, who = *who](int root_fd) -> result<T> {
+  auto attempt = [target, work, who = *who, top = file_system_](int root_fd) -> result<T> {
+    unique_fd grant;
+    if (target.grant >= 0) {
+      auto base = open_grant(target, top, who);
+      if (!base)
+        return unexpected(std::move(base.error()));
+      grant = std::move(*base);
+    }
     backends::acting_as_if identity{who};
-    if (target.grant < 0)
-      return work(root_fd, target);
-    auto base = open_grant(target);
-    if (!base)
-      return unexpected(std::move(base.error()));
-    return work(base->get(), target);
+    return work(grant ? grant.get() : root_fd, target);
   };
   auto job = [attempt, root = root_] { return attempt(root->get()); };
   auto done = co_await offload<T>(self_, shared_.io, record_.spec.tenant, std::move(job));

@@ -40,6 +40,7 @@ co<result<persist_snapshot>> session_impl::persist_request_for(snapshot_ref ref)
   request.manifest = std::make_shared<const manifest>(record_.spec.state.manifest);
   request.base = record_.live.base_snapshot;
   request.settle = true;
+  request.stop = stop_.get_token();
   co_return request;
 }
 
@@ -166,7 +167,8 @@ co<result<workspace_diff>> session_impl::diff(diff_session x) {
   auto ref = co_await find_snapshot(from, op::read);
   if (!ref)
     co_return unexpected(std::move(ref.error()));
-  diff_live_tree question{*ref, record_.spec.tenant, root_, layers_, persist_skip(), x.text};
+  diff_live_tree question{*ref,   record_.spec.tenant, root_, layers_, persist_skip(),
+                          x.text, stop_.get_token()};
   co_return co_await ask<workspace_diff>(self_, shared_.directory.snapshots(), std::move(question));
 }
 

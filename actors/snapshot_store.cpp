@@ -12,8 +12,21 @@ constexpr uint32_t transfers_at_once = 2;
 /// Layers that a resume can do with, rather than wait until they are made one.
 constexpr uint32_t longest_to_resume = 64;
 
+/// With full queues; each tenant has one.
+constexpr uint32_t tenants_at_once = 16;
+
 /// Jobs that were running when a snapshot was removed have mostly ended by then.
 constexpr auto collection_delay = std::chrono::seconds{1};
+
+/// Runs `work` with a token that stops when one of the two does.
+template <class Work>
+auto until_either(const std::stop_token& first, const std::stop_token& second, const Work& work) {
+  std::stop_source both;
+  auto stop = [&] { both.request_stop(); };
+  std::stop_callback on_first{first, stop};
+  std::stop_callback on_second{second, stop};
+  return work(both.get_token());
+}
 
 /// Of a workspace that lies on layers, only what lies above them need be looked at.
 void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
@@ -29,13 +42,13 @@ void look_above(const std::shared_ptr<const backends::layered_workspace>& layers
 } // namespace
 
 snapshot_store_state::snapshot_store_state(self_ptr<handle_type> self, services& shared)
-  : self_(self), shared_(shared), running_(scope_, shared.config.snapshot_jobs),
-    transfers_(scope_, transfers_at_once), looks_(scope_, 1) {}
+  : self_(self), shared_(shared),
+    with_node_(shared.stopping.get_token(), [this] { stop_.request_stop(); }),
+    running_(scope_, shared.config.snapshot_jobs), transfers_(scope_, transfers_at_once),
+    looks_(scope_, 1) {}
 
 snapshot_store_state::~snapshot_store_state() {
   stop_.request_stop();
-  for (auto& [id, stop] : flattening_)
-    stop.request_stop();
 }
 
 snapshot_store_state::handle_type::behavior_type snapshot_store_state::make_behavior() {
@@ -74,12 +87,10 @@ public:
     if (!entry)
       entry = std::make_shared<async_semaphore>(owner.scope_, 1);
     semaphore_ = entry;
-    ++owner.queued_;
   }
   place(const place&) = delete;
   place& operator=(const place&) = delete;
   ~place() {
-    --owner_->queued_;
     auto i = owner_->by_id_.find(id_);
     if (i != owner_->by_id_.end() && i->second.use_count() == 2) // the map's and ours
       owner_->by_id_.erase(i);
@@ -95,20 +106,49 @@ private:
   std::shared_ptr<async_semaphore> semaphore_;
 };
 
-std::optional<error> snapshot_store_state::admit(op operation) {
+/// Counts a tenant's job from when it is admitted until its end.
+class snapshot_store_state::ticket {
+public:
+  ticket(snapshot_store_state& owner, std::string tenant)
+    : owner_(&owner), tenant_(std::move(tenant)) {
+    ++owner_->queued_;
+    ++owner_->queued_of_[tenant_];
+  }
+  ticket(ticket&& other) noexcept
+    : owner_(std::exchange(other.owner_, nullptr)), tenant_(std::move(other.tenant_)) {}
+  ticket& operator=(ticket&&) = delete;
+  ~ticket() {
+    if (owner_ == nullptr)
+      return;
+    --owner_->queued_;
+    if (auto i = owner_->queued_of_.find(tenant_); --i->second == 0)
+      owner_->queued_of_.erase(i);
+  }
+
+private:
+  snapshot_store_state* owner_;
+  std::string tenant_;
+};
+
+result<snapshot_store_state::ticket> snapshot_store_state::admit(op operation,
+                                                                 const std::string& tenant) {
   const auto& config = shared_.config;
-  if (queued_ < config.snapshot_jobs + config.queued_snapshot_jobs)
-    return std::nullopt;
-  return make_error(errc::overloaded, operation, "too many snapshot jobs are queued already")
-    .with("limit", static_cast<int64_t>(config.queued_snapshot_jobs));
+  auto limit = config.snapshot_jobs + config.queued_snapshot_jobs;
+  auto mine = queued_of_.find(tenant);
+  if (queued_ < tenants_at_once * limit && (mine == queued_of_.end() || mine->second < limit))
+    return ticket{*this, tenant};
+  return unexpected(
+    make_error(errc::overloaded, operation, "too many snapshot jobs are queued already")
+      .with("limit", static_cast<int64_t>(config.queued_snapshot_jobs)));
 }
 
 co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
-  if (auto refused = admit(op::snapshot_persist))
-    co_return unexpected(std::move(*refused));
+  auto admitted = admit(op::snapshot_persist, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
-  auto turn = co_await running_.acquire();
+  auto turn = co_await running_.acquire(x.tenant);
   const bool remote = is_remote(x.ref);
   auto work
     = [&repository = shared_.snapshots, x, stop = stop_.get_token()]() -> result<snapshot_outcome> {
@@ -123,7 +163,9 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     request.name = x.name;
     request.settle = x.settle;
     look_above(x.layers, request);
-    auto written = repository.persist(request, stop, x.report);
+    auto written = until_either(stop, x.stop, [&](std::stop_token either) {
+      return repository.persist(request, std::move(either), x.report);
+    });
     if (written && !x.copies.empty())
       if (auto linked = repository.link_all(x.ref, x.copies); !linked)
         written = unexpected(std::move(linked.error()));
@@ -172,15 +214,16 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
 }
 
 co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
-  if (auto refused = admit(op::snapshot_restore))
-    co_return unexpected(std::move(*refused));
+  auto admitted = admit(op::snapshot_restore, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
   give_way(x.ref.id);
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
   auto fetched = co_await fetch(x.ref, x.tenant);
   if (!fetched)
     co_return fetched;
-  auto turn = co_await running_.acquire();
+  auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     return repository.restore({x.ref, x.root}, stop, {});
   };
@@ -191,8 +234,9 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
 }
 
 co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
-  if (auto refused = admit(op::snapshot_restore))
-    co_return unexpected(std::move(*refused));
+  auto admitted = admit(op::snapshot_restore, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
   give_way(x.ref.id);
   place here{*this, x.ref.id};
   auto mine = co_await here.one_at_a_time().acquire();
@@ -200,7 +244,7 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   if (!fetched)
     co_return unexpected(std::move(fetched.error()));
   x.ref.kind = snapshot_kind::local; // a folder, also of a remote one
-  auto turn = co_await running_.acquire();
+  auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, source = shared_.layers,
                stop = stop_.get_token()]() -> result<layers_held> {
     auto id = repository.hold(x.ref, x.session_id);
@@ -213,7 +257,9 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
     hidden.id = **id;
     backends::held_layers held{hidden.base_path, hidden.id};
     out.claim = std::make_shared<layer_claim>(source, held);
-    auto unpacked = source->unpack(held, stop);
+    auto unpacked = until_either(stop, x.stop, [&](std::stop_token either) {
+      return source->unpack(held, std::move(either));
+    });
     if (!unpacked)
       return unexpected(std::move(unpacked.error()));
     out.lease = std::move(unpacked->lease);
@@ -276,9 +322,10 @@ co<result<bool>> snapshot_store_state::restorable(snapshot_restorable x) {
 }
 
 co<result<std::string>> snapshot_store_state::fingerprint(compute_fingerprint x) {
-  if (auto refused = admit(op::snapshot_restore))
-    co_return unexpected(std::move(*refused));
-  auto turn = co_await running_.acquire();
+  auto admitted = admit(op::snapshot_restore, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
+  auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     snapshot::persist_request tree;
     tree.ref = x.ref;
@@ -287,7 +334,9 @@ co<result<std::string>> snapshot_store_state::fingerprint(compute_fingerprint x)
     tree.skip = x.skip;
     tree.manifest_digest = workspace::manifest_digest(*x.manifest);
     look_above(x.layers, tree);
-    return repository.fingerprint(tree, stop);
+    return until_either(stop, x.stop, [&](std::stop_token either) {
+      return repository.fingerprint(tree, std::move(either));
+    });
   };
   co_return co_await offload<std::string>(self_, shared_.cpu, x.tenant, work);
 }
@@ -324,8 +373,9 @@ co<error> snapshot_store_state::explain(error failed, snapshot_ref ref, std::str
 }
 
 co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
-  if (auto refused = admit(op::snapshot_restore))
-    co_return unexpected(std::move(*refused));
+  auto admitted = admit(op::snapshot_restore, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
   auto ref = co_await find(x.id, x.tenant);
   if (!ref)
     co_return unexpected(std::move(ref.error()));
@@ -334,7 +384,7 @@ co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
   auto fetched = co_await fetch(*ref, x.tenant);
   if (!fetched)
     co_return fetched;
-  auto turn = co_await running_.acquire();
+  auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, ref = *ref, stop = stop_.get_token()] {
     return repository.verify(ref, stop);
   };
@@ -342,15 +392,16 @@ co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
 }
 
 co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
-  if (auto refused = admit(op::read))
-    co_return unexpected(std::move(*refused));
+  auto admitted = admit(op::read, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
   auto from = co_await find(x.from, x.tenant);
   if (!from)
     co_return unexpected(std::move(from.error()));
   auto to = co_await find(x.to, x.tenant);
   if (!to)
     co_return unexpected(std::move(to.error()));
-  auto turn = co_await running_.acquire();
+  auto turn = co_await running_.acquire(x.tenant);
   auto work
     = [&repository = shared_.snapshots, from = *from, to = *to, x, stop = stop_.get_token()] {
         return repository.diff(from, to, nullptr, x.text, stop);
@@ -364,16 +415,19 @@ co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
 }
 
 co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
-  if (auto refused = admit(op::read))
-    co_return unexpected(std::move(*refused));
-  auto turn = co_await running_.acquire();
+  auto admitted = admit(op::read, x.tenant);
+  if (!admitted)
+    co_return unexpected(std::move(admitted.error()));
+  auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     snapshot::persist_request tree;
     tree.ref = x.from;
     tree.root_fd = x.root->get();
     tree.skip = x.skip;
     look_above(x.layers, tree);
-    return repository.diff(x.from, x.from, &tree, x.text, stop);
+    return until_either(stop, x.stop, [&](std::stop_token either) {
+      return repository.diff(x.from, x.from, &tree, x.text, std::move(either));
+    });
   };
   co_return co_await offload<workspace_diff>(self_, shared_.cpu, x.tenant, work);
 }
@@ -391,10 +445,13 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
     flattening_[ref.id] = giving;
   place held{*this, ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
-  auto turn = co_await running_.acquire();
-  auto stop = gives_way ? giving.get_token() : stop_.get_token();
+  auto turn = co_await running_.acquire(tenant);
   auto work
-    = [&repository = shared_.snapshots, ref, stop] { return repository.flatten(ref, stop); };
+    = [&repository = shared_.snapshots, ref, stop = stop_.get_token(), gives = giving.get_token()] {
+        return until_either(stop, gives, [&](std::stop_token either) {
+          return repository.flatten(ref, std::move(either));
+        });
+      };
   auto done = co_await offload<bool>(self_, shared_.cpu, tenant, work);
   if (gives_way)
     flattening_.erase(ref.id);
@@ -408,7 +465,7 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
     co_return sent;
   // The next resume finds it unpacked; one that comes now need not wait for this.
   mine.release();
-  auto again = co_await running_.acquire();
+  auto again = co_await running_.acquire(tenant);
   ref.kind = snapshot_kind::local; // a folder, also of a remote one
   auto warm = [&repository = shared_.snapshots, ref, all = stop_.get_token()]() -> result<void> {
     return repository.lease(ref, all).map([](const auto&) {});
@@ -425,7 +482,7 @@ co<result<void>> snapshot_store_state::transfer(snapshot_ref ref, std::string te
                                                 transfer_step step) {
   if (!is_remote(ref))
     co_return result<void>{};
-  auto turn = co_await transfers_.acquire();
+  auto turn = co_await transfers_.acquire(tenant);
   auto work = [&repository = shared_.snapshots, ref, step, stop = stop_.get_token()] {
     return (repository.*step)(ref, stop);
   };

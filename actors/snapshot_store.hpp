@@ -26,8 +26,8 @@ public:
   handle_type::behavior_type make_behavior();
 
 private:
-  /// Holds a place among the running jobs, and the snapshot it works on.
   class place;
+  class ticket;
 
   co<result<snapshot_outcome>> persist(persist_snapshot x);
   co<result<void>> restore(restore_snapshot x);
@@ -82,13 +82,16 @@ private:
   /// Where a snapshot of that tenant is; `not_found`.
   co<result<snapshot_ref>> find(std::string id, std::string tenant);
 
-  /// `overloaded` when the queue is full.
-  std::optional<error> admit(op operation);
+  /// `overloaded` when the tenant's queue, or everybody's, is full.
+  result<ticket> admit(op operation, const std::string& tenant);
 
   self_ptr<handle_type> self_;
   services& shared_;
-  uint32_t queued_ = 0;
+  uint32_t queued_ = 0;                       ///< jobs that were admitted
+  std::map<std::string, uint32_t> queued_of_; ///< by tenant
   std::stop_source stop_;
+  /// A node that ends does not wait for what runs.
+  std::stop_callback<std::function<void()>> with_node_;
   std::map<std::string, std::stop_source> flattening_; ///< those that give way, by snapshot id
   std::set<std::string> uncollected_; ///< folders that `collect_later` is to look at
   /// One job per snapshot: waiters by snapshot id.

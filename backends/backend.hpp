@@ -203,6 +203,9 @@ public:
   virtual result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const = 0;
 
+  /// (blocks) The "/" that commands see. Errors: `conflict` when it is not open.
+  virtual result<unique_fd> file_system() const = 0;
+
   /// A stream to what listens at `port` of the sandbox's loopback: connected or about to be, and
   /// not blocking. Empty where that is this machine's own loopback. `done` runs on the reactor
   /// thread.

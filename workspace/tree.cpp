@@ -339,14 +339,15 @@ private:
 
 } // namespace
 
-int open_beneath(int root_fd, const std::string& path, int flags, mode_t mode,
-                 uint64_t extra_resolve) {
+namespace {
+
+int open_resolved(int root_fd, const std::string& path, int flags, mode_t mode, uint64_t resolve) {
   if (path.find('\0') != std::string::npos)
     return -EINVAL;
   open_how how{};
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
   how.mode = mode;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | extra_resolve;
+  how.resolve = resolve | RESOLVE_NO_MAGICLINKS;
   const char* name = path.empty() ? "." : path.c_str();
   // EAGAIN: a rename somewhere made the kernel unsure about a ".."; also a lease on the file.
   for (int tries = 0;; ++tries) {
@@ -356,6 +357,17 @@ int open_beneath(int root_fd, const std::string& path, int flags, mode_t mode,
     if (errno != EINTR && (errno != EAGAIN || tries == 128))
       return -errno;
   }
+}
+
+} // namespace
+
+int open_beneath(int root_fd, const std::string& path, int flags, mode_t mode,
+                 uint64_t extra_resolve) {
+  return open_resolved(root_fd, path, flags, mode, RESOLVE_BENEATH | extra_resolve);
+}
+
+int open_in_root(int root_fd, const std::string& path, int flags) {
+  return open_resolved(root_fd, path, flags, 0, RESOLVE_IN_ROOT);
 }
 
 path_parts split_last(const std::string& path) {

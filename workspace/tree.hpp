@@ -20,6 +20,9 @@ namespace troupe::workspace {
 int open_beneath(int root_fd, const std::string& path, int flags, mode_t mode = 0,
                  uint64_t extra_resolve = 0);
 
+/// Opens `path` as if `root_fd` were "/", links included. Else as `open_beneath`.
+int open_in_root(int root_fd, const std::string& path, int flags);
+
 /// The last component of a path, and what is before it ("." for nothing).
 struct path_parts {
   std::string parent;

@@ -7,6 +7,7 @@
 #include "backends/isolated/walls.hpp"
 #include "backends/isolated/warm_pool.hpp"
 #include "backends/ownership.hpp"
+#include "backends/proc.hpp"
 #include "backends/unix_local/argv.hpp"
 #include "messages/ids.hpp"
 #include "workspace/tree.hpp"
@@ -390,6 +391,19 @@ result<void> isolated_sandbox::rebase(held_layers held) {
 std::shared_ptr<const void> isolated_sandbox::freeze() {
   auto group = current().group;
   return group ? freeze_guarded(std::move(group)) : nullptr;
+}
+
+result<unique_fd> isolated_sandbox::file_system() const {
+  auto init = current().init;
+  unique_fd top;
+  if (init) {
+    auto path = "/proc/" + std::to_string(pid_of(init->get())) + "/root";
+    top.reset(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  }
+  // Init lives, so that the id was its own.
+  if (!top || ::syscall(SYS_pidfd_send_signal, init->get(), 0, nullptr, 0) != 0)
+    return unexpected{make_error(errc::conflict, op::read, "the sandbox is not open")};
+  return top;
 }
 
 shared_fd isolated_sandbox::root() const {

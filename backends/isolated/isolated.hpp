@@ -35,6 +35,7 @@ public:
 
   result<void> open() override;
   shared_fd root() const override;
+  result<unique_fd> file_system() const override;
   result<void> reopen_root() override;
   std::string why_no_layers() const override;
   result<void> rebase(held_layers held) override;

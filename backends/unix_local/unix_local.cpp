@@ -6,6 +6,7 @@
 #include "backends/unix_local/argv.hpp"
 #include "workspace/tree.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -135,6 +136,13 @@ result<void> unix_local_sandbox::open() {
 shared_fd unix_local_sandbox::root() const {
   std::lock_guard guard{mutex_};
   return root_;
+}
+
+result<unique_fd> unix_local_sandbox::file_system() const {
+  unique_fd top{::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  if (!top)
+    return unexpected{make_error(errc::internal, op::read, std::strerror(errno))};
+  return top;
 }
 
 result<void> unix_local_sandbox::reopen_root() {

@@ -26,6 +26,7 @@ public:
 
   result<void> open() override;
   shared_fd root() const override;
+  result<unique_fd> file_system() const override;
   result<void> reopen_root() override;
   result<command_spec>
   prepare(const exec_request& request,
