@@ -29,6 +29,10 @@ constexpr size_t max_warnings = 100;
 constexpr size_t max_extents = 4096;
 constexpr size_t max_list = 64 * 1024;
 
+/// Bytes of holes that one job digests, of all files together: they take no disk, so that no quota
+/// bounds them, but as much time as any others. A disk image of 50 GB passes.
+constexpr uint64_t max_holes = 64ull << 30;
+
 error read_error(std::string_view path, std::string_view reason) {
   return make_error(errc::workspace_archive_read_error, op::read,
                     "failed to read archive for path: " + to_utf8(path))
@@ -44,25 +48,39 @@ bool same_time(const timespec& a, const timespec& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
-/// The map of a file that has holes; empty: none, or too many to be worth it.
-std::vector<extent> extents_of(int fd, const struct stat& st) {
-  std::vector<extent> map;
+/// Where a file has data.
+struct file_map {
+  std::vector<extent> data; ///< empty: no holes, or too many to be worth it
+  uint64_t holes = 0;       ///< bytes
+};
+
+file_map map_of(int fd, const struct stat& st) {
+  file_map map;
   if (st.st_size == 0 || st.st_blocks * 512 >= st.st_size)
     return map;
+  uint64_t data_bytes = 0;
+  bool too_many = false;
   for (off_t at = 0; at < st.st_size;) {
     auto data = ::lseek(fd, at, SEEK_DATA);
     if (data < 0 || data >= st.st_size)
       break;
     auto hole = std::min<off_t>(::lseek(fd, data, SEEK_HOLE), st.st_size);
-    if (hole <= data || map.size() == max_extents)
+    if (hole <= data)
       return {};
-    map.emplace_back(data, hole - data);
+    data_bytes += static_cast<uint64_t>(hole - data);
+    too_many = too_many || map.data.size() == max_extents;
+    if (!too_many)
+      map.data.emplace_back(data, hole - data);
     at = hole;
   }
   ::lseek(fd, 0, SEEK_SET);
+  auto size = static_cast<uint64_t>(st.st_size);
+  map.holes = size - data_bytes;
   // The end is said by an empty run, so that there always is a map.
-  if (map.empty() || map.back().first + map.back().second < static_cast<uint64_t>(st.st_size))
-    map.emplace_back(st.st_size, 0);
+  if (too_many)
+    map.data.clear();
+  else if (map.data.empty() || map.data.back().first + map.data.back().second < size)
+    map.data.emplace_back(size, 0);
   return map;
 }
 
@@ -482,10 +500,16 @@ private:
     set_stat(x, now, young);
     if (upper_ && has_metacopy(fd.get()))
       return unexpected(read_error(item.path, "the overlay copied up no contents"));
+    auto map = map_of(fd.get(), now);
+    if (map.holes > max_holes - holes_)
+      return unexpected(
+        read_error(item.path, "more than 64 GiB of holes in the files to be saved"));
+    holes_ += map.holes;
+    const auto* runs = map.data.empty() ? nullptr : &map.data;
     // Perhaps only the time of change moved: what the index has says whether it did. Of a file with
     // several names that may mean another name, and all of them belong in one layer.
     if (!shared && at_old(item) && looks_same(x)) {
-      if (auto ok = read_content(item, fd.get(), x, nullptr, false); !ok)
+      if (auto ok = read_content(item, fd.get(), x, runs, false); !ok)
         return ok;
       if (x.content == old_.content) {
         outcome_.hashed_again += x.size;
@@ -502,14 +526,10 @@ private:
       if (auto ok = next_old(); !ok)
         return ok;
     hidden_ = x.path;
-    auto map = extents_of(fd.get(), now);
     if (out_)
-      if (auto ok = write_parents(x.path).and_then(
-            [&] { return out_->begin_file(x, map.empty() ? nullptr : &map); });
-          !ok)
+      if (auto ok = write_parents(x.path).and_then([&] { return out_->begin_file(x, runs); }); !ok)
         return ok;
-    if (auto ok = read_content(item, fd.get(), x, map.empty() ? nullptr : &map, out_ != nullptr);
-        !ok)
+    if (auto ok = read_content(item, fd.get(), x, runs, out_ != nullptr); !ok)
       return ok;
     if (out_)
       if (auto ok = out_->end_file(x); !ok)
@@ -575,12 +595,12 @@ private:
           std::memset(to, 0, want);
           x.inode = 0;
         }
-        content_.update(to, static_cast<size_t>(n));
         work_.bytes += static_cast<uint64_t>(n);
         left -= static_cast<uint64_t>(n);
-        if (store)
-          if (auto ok = out_->tar().put(static_cast<size_t>(n)); !ok)
-            return ok;
+        if (!store)
+          content_.update(to, static_cast<size_t>(n));
+        else if (auto ok = out_->tar().put(static_cast<size_t>(n), &content_); !ok)
+          return ok;
       }
       at = offset + size;
     }
@@ -712,6 +732,7 @@ private:
   std::unordered_map<std::string, std::string> broken_;
   int root_fd_ = -1;
   tree_index tree_;
+  uint64_t holes_ = 0; ///< bytes of them so far
   sha256 content_;
   std::unique_ptr<char[]> buffer_;
   capture_outcome outcome_;

@@ -1,43 +1,66 @@
 #include "snapshot/digest.hpp"
 
-#include <openssl/evp.h>
+#include "snapshot/sha256_pair.hpp"
 
-#include <new>
+// OpenSSL's older interface shows the state that two digests share their work through.
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
+
+#include <algorithm>
 
 namespace troupe::snapshot {
 
 namespace {
 
-// Looking the algorithm up costs more than hashing a small file, so it happens once.
-const EVP_MD* algorithm() {
-  static const EVP_MD* md = EVP_MD_fetch(nullptr, "SHA256", nullptr);
-  return md;
-}
+constexpr size_t block = SHA256_CBLOCK;
 
-/// OpenSSL's digests fail only for want of memory.
-void check(int ok) {
-  if (ok != 1)
-    throw std::bad_alloc{};
+void add_length(SHA256_CTX& state, uint64_t bytes) {
+  auto bits = ((uint64_t{state.Nh} << 32) | state.Nl) + 8 * bytes;
+  state.Nl = static_cast<SHA_LONG>(bits);
+  state.Nh = static_cast<SHA_LONG>(bits >> 32);
 }
 
 } // namespace
 
-void sha256::context_free::operator()(evp_md_ctx_st* x) const {
-  EVP_MD_CTX_free(x);
+void sha256::state_free::operator()(SHA256state_st* x) const {
+  delete x;
 }
 
-sha256::sha256() : context_(EVP_MD_CTX_new()) {
-  check(context_ != nullptr && EVP_DigestInit_ex2(context_.get(), algorithm(), nullptr) == 1);
+sha256::sha256() : state_(new SHA256_CTX) {
+  SHA256_Init(state_.get());
 }
 
 void sha256::update(const void* data, size_t size) {
-  check(EVP_DigestUpdate(context_.get(), data, size));
+  SHA256_Update(state_.get(), data, size);
+}
+
+void sha256::update_both(sha256& one, sha256& other, const void* data, size_t size) {
+  const auto* at = static_cast<const unsigned char*>(data);
+  auto both = [&](size_t n) {
+    one.update(at, n);
+    other.update(at, n);
+    at += n;
+    size -= n;
+  };
+  auto& a = *one.state_;
+  auto& b = *other.state_;
+  if (has_sha256_pair() && a.num == b.num) {
+    both(std::min<size_t>(size, (block - a.num) % block));
+    if (auto blocks = size / block; blocks > 0) {
+      compress_sha256_pair(a.h, b.h, at, blocks);
+      add_length(a, blocks * block);
+      add_length(b, blocks * block);
+      at += blocks * block;
+      size -= blocks * block;
+    }
+  }
+  both(size);
 }
 
 digest_bytes sha256::finish() {
   digest_bytes digest;
-  check(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr));
-  check(EVP_DigestInit_ex2(context_.get(), nullptr, nullptr));
+  SHA256_Final(digest.data(), state_.get());
+  SHA256_Init(state_.get());
   return digest;
 }
 

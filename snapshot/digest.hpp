@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-struct evp_md_ctx_st;
+struct SHA256state_st;
 
 namespace troupe::snapshot {
 
@@ -22,14 +22,18 @@ public:
     update(text.data(), text.size());
   }
 
+  /// The same bytes for two digests. Where the processor has instructions for SHA-256 and both are
+  /// equally far into a block of 64 bytes, this takes little longer than for one.
+  static void update_both(sha256& one, sha256& other, const void* data, size_t size);
+
   /// The digest of all since the last `finish`; starts over.
   digest_bytes finish();
 
 private:
-  struct context_free {
-    void operator()(evp_md_ctx_st* x) const;
+  struct state_free {
+    void operator()(SHA256state_st* x) const;
   };
-  std::unique_ptr<evp_md_ctx_st, context_free> context_;
+  std::unique_ptr<SHA256state_st, state_free> state_;
 };
 
 /// Lower-case hexadecimal.

@@ -21,6 +21,9 @@ constexpr std::string_view mark = "troupeix";
 constexpr size_t head_size = 8;
 constexpr size_t tail_size = 32 + 8 + 8 + 8;
 constexpr size_t spool_above = 4 * 1024 * 1024;
+/// Blobs that are so large, of what can hardly be compressed, are digested and written on a thread
+/// of their own: that is then a third of all the work, and there are processors to do it.
+constexpr uint64_t behind_from = 1024 * 1024;
 
 void octal(char* field, size_t width, uint64_t x) {
   for (auto i = width - 1; i-- > 0; x >>= 3)
@@ -93,7 +96,15 @@ tar_encoder::tar_encoder(byte_sink sink, use what)
   : sink_(std::move(sink)), use_(what),
     buffer_(std::make_unique_for_overwrite<char[]>(buffer_size)) {}
 
+void tar_encoder::digest_rest() {
+  if (use_ == use::layer)
+    digest_.update(buffer_.get() + digested_, fill_ - digested_);
+  digested_ = fill_;
+}
+
 result<void> tar_encoder::flush() {
+  digest_rest();
+  digested_ = 0;
   total_ += fill_;
   return sink_(buffer_.get(), std::exchange(fill_, 0));
 }
@@ -103,7 +114,14 @@ char* tar_encoder::space(size_t& size) {
   return buffer_.get() + fill_;
 }
 
-result<void> tar_encoder::put(size_t size) {
+result<void> tar_encoder::put(size_t size, sha256* content) {
+  if (content != nullptr && use_ == use::layer) {
+    digest_rest();
+    sha256::update_both(digest_, *content, buffer_.get() + fill_, size);
+    digested_ += size;
+  } else if (content != nullptr) {
+    content->update(buffer_.get() + fill_, size);
+  }
   fill_ += size;
   return fill_ == buffer_size ? flush() : result<void>{};
 }
@@ -222,13 +240,9 @@ result<void> tar_encoder::begin(const index_entry& x, const std::vector<extent>*
 
 layer_writer::parts::parts(new_blob file, zstd_pool& pool, int folder)
   : blob(std::move(file)),
-    packed(pool, [this](const char* data, size_t size) { return blob.write(data, size); }),
-    tar(
-      [this](const char* data, size_t size) {
-        diff_id.update(data, size);
-        return packed.write(data, size);
-      },
-      tar_encoder::use::layer),
+    packed(pool, [this](const char* data, size_t size) { return store(data, size); }),
+    tar([this](const char* data, size_t size) { return packed.write(data, size); },
+        tar_encoder::use::layer),
     packed_index(pool,
                  [this, folder](const char* data, size_t size) -> result<void> {
                    index_size += size;
@@ -245,6 +259,14 @@ layer_writer::parts::parts(new_blob file, zstd_pool& pool, int folder)
                    return {};
                  }),
     index([this](const char* data, size_t size) { return packed_index.write(data, size); }) {}
+
+result<void> layer_writer::parts::store(const char* data, size_t size) {
+  if (!behind && (blob.size() < behind_from || 2 * blob.size() < tar.size()))
+    return blob.write(data, size);
+  if (!behind)
+    behind.emplace([this](const char* more, size_t n) { return blob.write(more, n); });
+  return behind->write(data, size);
+}
 
 result<void> layer_writer::open() {
   if (open_)
@@ -277,13 +299,14 @@ result<layer_info> layer_writer::finish() {
   auto& x = *open_;
   auto ok = x.tar.finish()
               .and_then([&] { return x.packed.finish(); })
+              .and_then([&] { return x.behind ? x.behind->finish() : result<void>{}; })
               .and_then([&] { return x.index.finish(); })
               .and_then([&] { return x.packed_index.finish(); });
   if (!ok)
     return unexpected(std::move(ok.error()));
   if (x.index_size > UINT32_MAX - tail_size)
     return unexpected(cannot_store("index", EFBIG));
-  info_.diff_id = to_hex(x.diff_id.finish());
+  info_.diff_id = to_hex(x.tar.digest());
   info_.index_bytes = x.index_size;
   auto head = std::string{frame_magic} + little_endian_bytes(x.index_size + tail_size, 4);
   ok = x.blob.write(head.data(), head.size());

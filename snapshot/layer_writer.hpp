@@ -2,6 +2,7 @@
 
 #include "snapshot/blob_store.hpp"
 #include "snapshot/index_entry.hpp"
+#include "snapshot/write_behind.hpp"
 #include "snapshot/zstd_stream.hpp"
 
 #include <memory>
@@ -28,7 +29,8 @@ public:
 
   /// Where up to `size` bytes of the current file may be put, to be taken by `put`.
   char* space(size_t& size);
-  result<void> put(size_t size);
+  /// `content`: a digest that takes the same bytes.
+  result<void> put(size_t size, sha256* content = nullptr);
   result<void> data(const char* data, size_t size);
   result<void> end_file();
 
@@ -39,16 +41,25 @@ public:
     return total_ + fill_;
   }
 
+  /// Of a layer: the digest of the whole, once it is finished.
+  digest_bytes digest() {
+    return digest_.finish();
+  }
+
 private:
   result<void> header(const index_entry& x, char type, const std::string& name,
                       const std::string& target, uint64_t size, const std::string& records);
   result<void> flush();
+  /// Digests what has not been yet.
+  void digest_rest();
 
   byte_sink sink_;
   use use_;
   std::unique_ptr<char[]> buffer_;
   size_t fill_ = 0;
   uint64_t total_ = 0;
+  sha256 digest_;
+  size_t digested_ = 0; ///< of the buffer
 };
 
 /// Writes one layer: a zstd frame with a pax tar, then its index in a skippable frame:
@@ -82,8 +93,11 @@ private:
   struct parts {
     parts(new_blob file, zstd_pool& pool, int folder);
 
+    /// Compressed bytes of the tar.
+    result<void> store(const char* data, size_t size);
+
     new_blob blob;
-    sha256 diff_id;
+    std::optional<write_behind> behind; ///< of a large blob, while its tar is made
     zstd_writer packed;
     tar_encoder tar;
     std::string index_bytes; ///< compressed, until it is too much for memory

@@ -465,10 +465,14 @@ result<void> verify_layered(const blob_store& store, const layered_snapshot& sna
   job work{op::snapshot_restore, std::move(stop), silent};
   sha256 hash;
   uint64_t end = 0;
-  auto zeros = [&](uint64_t n) {
-    static constexpr char none[4096] = {};
-    for (; n > 0; n -= std::min<uint64_t>(n, sizeof none))
+  auto zeros = [&](uint64_t n) -> result<void> {
+    static constexpr char none[64 * 1024] = {};
+    for (; n > 0; n -= std::min<uint64_t>(n, sizeof none)) {
+      if (auto ok = work.step(); !ok)
+        return ok;
       hash.update(none, std::min<uint64_t>(n, sizeof none));
+    }
+    return {};
   };
   return read_all(
     store, snapshot, work,
@@ -477,13 +481,13 @@ result<void> verify_layered(const blob_store& store, const layered_snapshot& sna
       return {};
     },
     [&](const index_entry& x, const file_piece& data) -> result<void> {
+      if (auto ok = zeros((data.data.empty() ? x.size : data.offset) - end); !ok)
+        return ok;
       if (data.data.empty()) {
-        zeros(x.size - end);
         if (hash.finish() == x.content)
           return {};
         return unexpected(damaged("a file does not have its digest").with("member", x.path));
       }
-      zeros(data.offset - end);
       hash.update(data.data);
       end = data.offset + data.data.size();
       return {};

@@ -1,9 +1,12 @@
 """Workspaces that were made to be hard to keep: everything that can come back does, everywhere."""
 
+import http.client
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 import unittest
 
 from troupe_server import TROUPE, Server
@@ -159,6 +162,77 @@ class Isolated(HostileSnapshots, unittest.TestCase):
 
 class UnixLocal(HostileSnapshots, unittest.TestCase):
     backend = "unix_local"
+
+
+class LargeHolesTest(unittest.TestCase):
+    """Holes cost their tenant no disk; nobody else may pay for them."""
+
+    def start(self):
+        server = Server({"shutdown_timeout_s": 1})
+        self.addCleanup(server.close)
+        status, session = server.json("POST", "/v1/sessions", {"snapshot": {"type": "local"}})
+        self.assertEqual(status, 201, session)
+        return server, "/v1/sessions/" + session["id"]
+
+    def run_in(self, server, session, command):
+        status, result = server.json("POST", session + "/exec", {"command": command})
+        self.assertEqual((status, result["exit_code"]), (200, 0), result)
+
+    def stopping(self, server, session):
+        """Makes a save that takes long, and gives its answer once that is awaited."""
+        self.run_in(server, session, ["truncate", "-s", "60G", "image"])
+        answers = []
+
+        def save():
+            try:
+                answers.append(server.json("POST", session + "/stop"))
+            except http.client.RemoteDisconnected:
+                answers.append(None)
+
+        stop = threading.Thread(target=save)
+        events = server.connect()
+        events.request("GET", session + "/events")
+        stream = events.getresponse()
+        stop.start()
+        while b"snapshot_persist" not in (line := stream.readline()):
+            self.assertTrue(line, answers)
+        events.close()
+
+        def answer():
+            stop.join()
+            return answers[0]
+
+        return answer
+
+    def test_a_save_with_too_many_of_them_names_the_file(self):
+        server, session = self.start()
+        self.run_in(server, session, ["truncate", "-s", "10T", "huge"])
+        status, answer = server.json("POST", session + "/stop")
+        self.assertEqual(status, 500, answer)
+        self.assertIn("64 GiB of holes", str(answer))
+        self.assertIn("huge", str(answer))
+        self.run_in(server, session, ["rm", "huge"])
+        self.assertEqual(server.json("POST", session + "/stop")[0], 200)
+
+    def test_a_session_that_is_deleted_meanwhile_is_gone_at_once(self):
+        server, session = self.start()
+        answer = self.stopping(server, session)
+        began = time.monotonic()
+        self.assertEqual(server.json("DELETE", session)[0], 204)
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertGreaterEqual(answer()[0], 400)
+        self.assertEqual(server.json("GET", session)[0], 404)
+
+    def test_a_server_that_stops_meanwhile_keeps_its_time_and_the_files(self):
+        server, session = self.start()
+        answer = self.stopping(server, session)
+        began = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - began, 10)
+        answer()
+        server.start()
+        self.assertEqual(server.json("POST", session + "/start")[0], 200)
+        self.run_in(server, session, ["test", "-f", "image"])
 
 
 if __name__ == "__main__":
