@@ -97,6 +97,7 @@ int serve(serve_config config) {
     else
       caf::anon_send(backend, actors::connect_port{port, std::move(done)});
   };
+  context->node_id = config.node.node_id;
   context->keys = config.keys;
   context->snapshot_roots = config.snapshot_roots;
 

@@ -23,6 +23,7 @@ struct api_context {
   std::function<snapshot_store_actor()> snapshots;
   std::function<event_hub_actor()> events;
   node_actor node;
+  std::string node_id;
   /// Prometheus text of the process's counters.
   std::function<std::string()> metrics;
   backend_kind default_backend = backend_kind::unix_local;

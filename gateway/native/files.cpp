@@ -83,7 +83,9 @@ std::optional<byte_range> parse_range(std::string_view header, uint64_t size) {
     return std::nullopt;
   auto number = [](std::string_view text, uint64_t& out) {
     auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), out);
-    return fault == std::errc{} && end == text.data() + text.size();
+    if (fault == std::errc::result_out_of_range)
+      out = no_limit;
+    return fault != std::errc::invalid_argument && end == text.data() + text.size();
   };
   auto from = header.substr(0, dash);
   auto to = header.substr(dash + 1);
@@ -101,6 +103,58 @@ std::optional<byte_range> parse_range(std::string_view header, uint64_t size) {
     return byte_range{};
   auto last = to.empty() ? size - 1 : std::min(b, size - 1);
   return byte_range{a, last - a + 1};
+}
+
+/// Whether the client has the file that has this tag already (RFC 9110, 13.1.2).
+bool is_known(const header_list& headers, const std::string& etag) {
+  auto known = headers.get("If-None-Match");
+  // Tags of ours have no comma and no space.
+  for (std::string_view list = known.value_or(""); !list.empty();) {
+    auto one = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(one.size() + 1, list.size()));
+    one.remove_prefix(std::min(one.find_first_not_of(" \t"), one.size()));
+    one = one.substr(0, one.find_last_not_of(" \t") + 1);
+    if (one.starts_with("W/"))
+      one.remove_prefix(2);
+    if (one == "*" || one == etag)
+      return true;
+  }
+  return false;
+}
+
+/// The answer without the bytes of the file; `body`: which of them it has. Conditions and ranges
+/// as in RFC 9110, 13 and 14.
+response file_response(const file_opened& x, const request_head& head, byte_range& body) {
+  auto etag = etag_of(x);
+  auto total = "/" + std::to_string(x.size);
+  auto range = head.headers.get("Range");
+  auto only_if = head.headers.get("If-Range");
+  std::optional<byte_range> wanted;
+  if (range && (!only_if || *only_if == etag))
+    wanted = parse_range(*range, x.size);
+  body = {};
+  response out;
+  if (is_known(head.headers, etag)) {
+    out.status = 304;
+  } else if (wanted && wanted->length == 0) {
+    out = error_response(
+      make_error(errc::invalid_request, op::read, "the range lies behind the end of the file")
+        .with("size", static_cast<int64_t>(x.size)),
+      head.request_id);
+    out.status = 416;
+    out.headers.add("Content-Range", "bytes *" + total);
+  } else {
+    out.headers.add("Content-Type", "application/octet-stream");
+    body = wanted.value_or(byte_range{0, x.size});
+    if (wanted) {
+      out.status = 206;
+      out.headers.add("Content-Range", "bytes " + std::to_string(body.first) + "-"
+                                         + std::to_string(body.first + body.length - 1) + total);
+    }
+  }
+  out.headers.add("Accept-Ranges", "bytes");
+  out.headers.add("ETag", etag);
+  return out;
 }
 
 std::optional<std::string> user_of(const call& c) {
@@ -227,25 +281,12 @@ void api::get_file(call c) {
           c2.fail(x.error());
           return;
         }
-        response answer;
-        answer.headers.add("Content-Type", "application/octet-stream");
-        answer.headers.add("Accept-Ranges", "bytes");
-        answer.headers.add("ETag", etag_of(*x));
-        byte_range range{0, x->size};
-        if (auto header = c2.head().headers.get("Range"))
-          if (auto wanted = parse_range(*header, x->size)) {
-            range = *wanted;
-            auto total = "/" + std::to_string(x->size);
-            answer.status = range.length > 0 ? 206 : 416;
-            answer.headers.add("Content-Range",
-                               range.length > 0
-                                 ? "bytes " + std::to_string(range.first) + "-"
-                                     + std::to_string(range.first + range.length - 1) + total
-                                 : "bytes *" + total);
-          }
+        byte_range range;
+        auto answer = file_response(*x, c2.head(), range);
         if (range.first + range.length <= x->data.size()) {
           // All of it came with the first piece.
-          answer.body.assign(x->data.data() + range.first, range.length);
+          if (range.length > 0)
+            answer.body.assign(x->data.data() + range.first, range.length);
           if (x->handle != 0)
             anon_tell(session, file_close{x->handle});
         } else {

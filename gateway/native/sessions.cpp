@@ -130,9 +130,14 @@ void api::list(call c) {
     }
     query.labels.emplace(label.substr(0, colon), label.substr(colon + 1));
   }
+  auto here = context_->node_id;
+  if (auto node = c.query("node"); !node.empty() && node != here) {
+    c.answer(200, {{"items", json::array()}, {"next_cursor", nullptr}});
+    return;
+  }
   bridge_.ask<session_page>(
     context_->registry(),
-    [c](result<session_page> x) {
+    [c, here](result<session_page> x) {
       if (!x) {
         c.fail(x.error());
         return;
@@ -141,6 +146,7 @@ void api::list(call c) {
       for (auto& record : x->items) {
         session_view view;
         view.record = std::move(record);
+        view.node = here;
         items.push_back(session_to_json(view, false));
       }
       c.answer(200,

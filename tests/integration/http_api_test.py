@@ -81,6 +81,9 @@ class Sessions(ServerTest):
         self.assertEqual(sorted(seen), sorted(ids))
         status, page = self.server.json("GET", "/v1/sessions?label=l:paged&status=running")
         self.assertEqual(page["items"], [])
+        for node, count in (("local", 5), ("another", 0)):
+            status, page = self.server.json("GET", "/v1/sessions?label=l:paged&node=" + node)
+            self.assertEqual([x["node"] for x in page["items"]], [node] * count)
 
     def test_a_manifest_can_be_applied_to_a_live_session(self):
         session = self.create()
@@ -259,13 +262,31 @@ class Files(ServerTest):
             ("bytes=2-4", 206, b"234"),
             ("bytes=7-", 206, b"789"),
             ("bytes=-3", 206, b"789"),
-            ("bytes=20-", 416, b""),
+            ("bytes=8-99999999999999999999", 206, b"89"),
             ("bytes=a", 200, b"0123456789"),
         ):
-            status, _, got = self.server.raw(
+            status, headers, got = self.server.raw(
                 "GET", self.file(session, "f"), headers={"Range": header}
             )
             self.assertEqual((status, got), (want, body), header)
+        answer = self.server.json("GET", self.file(session, "f"), headers={"Range": "bytes=20-"})
+        self.assertError(answer, 416, "invalid_request")
+        for tag, want in ((headers["ETag"], 206), ('"another"', 200)):
+            status, _, _ = self.server.raw("GET", self.file(session, "f"),
+                                           headers={"Range": "bytes=2-4", "If-Range": tag})
+            self.assertEqual(status, want, tag)
+
+    def test_a_file_that_the_client_has_is_not_sent_again(self):
+        session = self.create()
+        self.server.raw("PUT", self.file(session, "f"), b"x" * 2_000_000)
+        get = lambda tags: self.server.raw("GET", self.file(session, "f"),
+                                           headers={"If-None-Match": tags})
+        tag = get('"another"')[1]["ETag"]
+        for tags in (tag, "W/" + tag, '"another" , ' + tag, "*"):
+            status, headers, body = get(tags)
+            self.assertEqual((status, headers["ETag"], body), (304, tag, b""), tags)
+        self.server.raw("PUT", self.file(session, "f"), b"y")
+        self.assertEqual(get(tag)[::2], (200, b"y"))
 
     def test_folders(self):
         session = self.create()
