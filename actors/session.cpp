@@ -21,6 +21,10 @@ namespace {
 /// A command of a pre-stop hook without a timeout of its own.
 constexpr auto hook_timeout = std::chrono::minutes{5};
 
+/// What a client may leave with a session.
+constexpr size_t max_hooks = 256;
+constexpr size_t max_skip_paths = 4096;
+
 /// The contract wraps what fails a stop; the cause goes along.
 error wrap_stop_error(error cause, const std::string& root) {
   auto e = make_error(errc::workspace_stop_error, op::stop, "failed to stop session")
@@ -95,6 +99,9 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
       return answer(workspace::describe(record_.spec.state.manifest, x.depth));
     },
     [this](add_pre_stop_hook& x) -> caf::result<std::string> {
+      if (hooks_.size() >= max_hooks)
+        return to_caf(make_error(errc::quota_exceeded, op::stop, "too many pre-stop hooks")
+                        .with("limit", static_cast<int64_t>(max_hooks)));
       hooks_.push_back({make_uuid(), std::move(x)});
       // As the contract has it: a hook that comes late arms all of them again.
       hooks_ran_ = false;
@@ -107,8 +114,13 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
       if (auto clear = workspace::check_skip_path(record_.spec.state.manifest, *path); !clear)
         return to_caf(std::move(clear.error()));
       auto& skip = record_.live.persist_skip;
-      if (std::find(skip.begin(), skip.end(), *path) == skip.end())
+      if (std::find(skip.begin(), skip.end(), *path) == skip.end()) {
+        if (skip.size() >= max_skip_paths)
+          return to_caf(make_error(errc::quota_exceeded, op::persist_workspace,
+                                   "too many paths are left out of snapshots")
+                          .with("limit", static_cast<int64_t>(max_skip_paths)));
         skip.push_back(*path);
+      }
       reply_to<std::string> reply{self_};
       launch<void>(scope_, save(), [reply, path = *path](const result<void>& saved) {
         reply.finish(saved ? result<std::string>{path} : unexpected(saved.error()));

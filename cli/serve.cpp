@@ -70,7 +70,9 @@ int serve(serve_config config) {
   if (config.node.isolated.disk_images)
     if (auto own = backends::isolated::leave_the_host_s_mounts(); !own)
       return fail(own.error());
-  config.node.address = config.host + ":" + std::to_string(config.port);
+  auto host_part
+    = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
+  config.node.address = host_part + ":" + std::to_string(config.port);
   auto host = actors::node_host::start(config.node, [] {
     std::fprintf(stderr, "troupe: its actors died too often; the process ends\n");
     ::_exit(3);
@@ -98,6 +100,9 @@ int serve(serve_config config) {
       caf::anon_send(backend, actors::connect_port{port, std::move(done)});
   };
   context->node_id = config.node.node_id;
+  // The port is chosen when the server listens, which it does before anything can ask.
+  std::atomic<uint16_t> port{config.port};
+  context->address = [host_part, &port] { return host_part + ":" + std::to_string(port.load()); };
   context->keys = config.keys;
   context->snapshot_roots = config.snapshot_roots;
 
@@ -120,11 +125,10 @@ int serve(serve_config config) {
   auto server = gateway::server::start(std::move(options), [&routes](auto x) { routes(x); });
   if (!server)
     return fail(server.error());
+  port = (*server)->port();
   context->ready = true;
 
-  auto bracketed
-    = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
-  auto url = "http://" + bracketed + ":" + std::to_string((*server)->port());
+  auto url = "http://" + context->address();
   std::printf("troupe listens on %s\n"
               "backend %s%s\n"
               "try: curl -s -X POST %s/v1/sessions -d '{}'\n",

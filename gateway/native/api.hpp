@@ -24,6 +24,8 @@ struct api_context {
   std::function<event_hub_actor()> events;
   node_actor node;
   std::string node_id;
+  /// Where clients reach it: host:port.
+  std::function<std::string()> address;
   /// Prometheus text of the process's counters.
   std::function<std::string()> metrics;
   backend_kind default_backend = backend_kind::unix_local;
@@ -89,6 +91,9 @@ private:
   /// Reads a JSON object body (an empty body is `{}`) and hands it on.
   void with_body(call c, std::function<void(call, const json&)> next,
                  uint64_t limit = 4 * 1024 * 1024);
+
+  /// The same for a request whose body has no members.
+  void without_members(call c, std::function<void(call)> next);
 
   /// Finds the session named by `{id}` and hands it on.
   void with_session(call c, std::function<void(call, session_actor)> next);

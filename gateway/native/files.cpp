@@ -130,7 +130,7 @@ response file_response(const file_opened& x, const request_head& head, byte_rang
   auto range = head.headers.get("Range");
   auto only_if = head.headers.get("If-Range");
   std::optional<byte_range> wanted;
-  if (range && (!only_if || *only_if == etag))
+  if (range && head.method == "GET" && (!only_if || *only_if == etag))
     wanted = parse_range(*range, x.size);
   body = {};
   response out;

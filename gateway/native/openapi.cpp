@@ -341,6 +341,12 @@ json openapi_document(const std::vector<described_route>& routes) {
     operation["responses"]
       = {{status, std::move(answer)},
          {"default", {{"description", "An error"}, {"content", json_content(reference("Error"))}}}};
+    if (key == "POST /v1/sessions") // with the same Idempotency-Key again
+      operation["responses"]["200"] = operation["responses"]["201"];
+    if (key == "GET /v1/sessions/{id}/file") {
+      operation["responses"]["206"] = operation["responses"]["200"];
+      operation["responses"]["304"] = {{"description", "The client has it (If-None-Match)"}};
+    }
     for (const auto& method : methods_of(r))
       paths[path][method] = operation;
   }

@@ -4,9 +4,10 @@
 namespace troupe::gateway {
 
 void api::nodes(call c) {
+  auto address = context_->address();
   bridge_.ask<node_info>(
     context_->node,
-    [c](result<node_info> x) {
+    [c, address](result<node_info> x) {
       if (!x) {
         c.fail(x.error());
         return;
@@ -16,10 +17,9 @@ void api::nodes(call c) {
                    .count();
       json items = json::array();
       items.push_back({{"id", x->id},
-                       {"address", x->address},
+                       {"address", address},
                        {"status", x->status},
                        {"sessions", x->sessions},
-                       {"running", x->running},
                        {"capacity", x->capacity},
                        {"last_seen_at", rfc3339_ms(now)},
                        {"version", x->version}});

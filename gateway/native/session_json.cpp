@@ -5,9 +5,14 @@
 #include "workspace/manifest_json.hpp"
 #include "workspace/session_limits_json.hpp"
 
+#include <algorithm>
+
 namespace troupe::gateway {
 
 namespace {
+
+constexpr size_t max_labels = 64;
+constexpr size_t max_label_size = 1024;
 
 error invalid(const std::string& field, const std::string& message) {
   return make_error(errc::invalid_request, op::create, message).with("field", field);
@@ -139,6 +144,16 @@ json optional_time(int64_t ms) {
 
 } // namespace
 
+std::map<std::string, std::string> read_labels(object_reader& in) {
+  auto labels = in.text_map("labels").value_or(std::map<std::string, std::string>{});
+  auto is_long = [](const auto& x) {
+    return x.first.size() > max_label_size || x.second.size() > max_label_size;
+  };
+  if (labels.size() > max_labels || std::ranges::any_of(labels, is_long))
+    in.fail("labels", "at most 64 texts with names, of at most 1024 bytes each");
+  return labels;
+}
+
 result<session_spec> parse_create_request(const json& body, backend_kind default_backend) {
   session_spec spec;
   spec.state.type = default_backend;
@@ -180,7 +195,7 @@ result<session_spec> parse_create_request(const json& body, backend_kind default
   if (auto* value = in.any("network"))
     if (auto ok = read_network(*value, spec); !ok)
       return unexpected(std::move(ok.error()));
-  spec.labels = in.text_map("labels").value_or(std::map<std::string, std::string>{});
+  spec.labels = read_labels(in);
   spec.idle_timeout_ms = milliseconds(in.seconds("idle_timeout_s"));
   spec.max_lifetime_ms = milliseconds(in.seconds("max_lifetime_s"));
   spec.start = in.boolean("start").value_or(true);

@@ -5,6 +5,11 @@
 
 namespace troupe::gateway {
 
+class object_reader;
+
+/// The member `labels`, bounded: every list of sessions has them.
+std::map<std::string, std::string> read_labels(object_reader& in);
+
 /// Reads a create request. The id is left empty.
 result<session_spec> parse_create_request(const json& body, backend_kind default_backend);
 

@@ -187,16 +187,31 @@ void api::start(call c) {
   });
 }
 
+void api::without_members(call c, std::function<void(call)> next) {
+  with_body(std::move(c), [next = std::move(next)](call c2, const json& body) {
+    if (auto ok = object_reader{body}.finish(); !ok)
+      c2.fail(ok.error());
+    else
+      next(std::move(c2));
+  });
+}
+
 void api::stop(call c) {
-  ask_session<session_view>(std::move(c), stop_session{}, answer_session);
+  without_members(std::move(c), [this](call c2) {
+    ask_session<session_view>(std::move(c2), stop_session{}, answer_session);
+  });
 }
 
 void api::shutdown(call c) {
-  ask_session<session_view>(std::move(c), shutdown_session{}, answer_session);
+  without_members(std::move(c), [this](call c2) {
+    ask_session<session_view>(std::move(c2), shutdown_session{}, answer_session);
+  });
 }
 
 void api::close(call c) {
-  ask_session<session_view>(std::move(c), close_session{}, answer_session);
+  without_members(std::move(c), [this](call c2) {
+    ask_session<session_view>(std::move(c2), close_session{}, answer_session);
+  });
 }
 
 void api::remove(call c) {

@@ -10,6 +10,7 @@ namespace troupe::gateway {
 namespace {
 
 constexpr int64_t max_forks = 1000;
+constexpr size_t max_name_size = 1024;
 
 /// "true", "false" or nothing.
 result<bool> flag(const call& c, const std::string& name) {
@@ -30,6 +31,8 @@ void api::checkpoint(call c) {
     object_reader in{body};
     checkpoint_session request;
     request.name = in.text("name").value_or("");
+    if (request.name.size() > max_name_size)
+      in.fail("name", "text of at most 1024 bytes");
     if (auto ok = in.finish(); !ok) {
       c2.fail(ok.error());
       return;
@@ -88,19 +91,7 @@ void api::fork(call c) {
   with_body(std::move(c), [this](call c2, const json& body) {
     object_reader in{body};
     auto count = in.integer("count", 1, max_forks).value_or(1);
-    std::map<std::string, std::string> labels;
-    if (auto* value = in.any("labels")) {
-      if (!value->is_object())
-        in.fail("labels", "an object of texts");
-      else
-        for (const auto& [name, label] : value->items()) {
-          if (!label.is_string()) {
-            in.fail("labels", "an object of texts");
-            break;
-          }
-          labels.emplace(name, label.get<std::string>());
-        }
-    }
+    auto labels = read_labels(in);
     if (auto ok = in.finish(); !ok) {
       c2.fail(ok.error());
       return;

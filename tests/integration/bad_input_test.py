@@ -34,6 +34,26 @@ class BadInput(ServerTest):
         self.assertEqual(answer[1]["error"]["context"]["field"], "manifets")
         self.assertError(self.post('{"limits": {"cpu": 1}}'), 400, "invalid_request")
 
+    def test_calls_without_members_take_none(self):
+        session = self.create()
+        for path in ("/stop", "/shutdown", "/close", "/start"):
+            answer = self.call("POST", session, path, {"x": 1})
+            self.assertError(answer, 400, "invalid_request")
+            self.assertEqual(self.call("POST", session, path, {})[0], 200)
+
+    def test_what_clients_leave_with_a_session_is_bounded(self):
+        for labels in ({"l": "x" * 1025}, {"x" * 1025: ""}, {str(i): "" for i in range(65)}):
+            self.assertError(
+                self.server.json("POST", "/v1/sessions", {"labels": labels}), 400, "invalid_request"
+            )
+        session = self.create(start=False)
+        call = lambda path, body: self.call("POST", session, path, body)
+        self.assertError(call("/fork", {"labels": {"l": "x" * 1025}}), 400, "invalid_request")
+        self.assertError(call("/checkpoint", {"name": "x" * 1025}), 400, "invalid_request")
+        for _ in range(256):
+            self.assertEqual(call("/pre_stop_hooks", {"command": ["true"]})[0], 201)
+        self.assertError(call("/pre_stop_hooks", {"command": ["true"]}), 429, "quota_exceeded")
+
     def test_limits_that_cannot_be_held_are_refused(self):
         answer = self.post('{"limits": {"memory_bytes": 1000}}')
         self.assertError(answer, 400, "sandbox_config_invalid")

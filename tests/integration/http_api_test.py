@@ -271,6 +271,9 @@ class Files(ServerTest):
             self.assertEqual((status, got), (want, body), header)
         answer = self.server.json("GET", self.file(session, "f"), headers={"Range": "bytes=20-"})
         self.assertError(answer, 416, "invalid_request")
+        status, _, _ = self.server.raw("HEAD", self.file(session, "f"),
+                                       headers={"Range": "bytes=2-4"})
+        self.assertEqual(status, 200)
         for tag, want in ((headers["ETag"], 206), ('"another"', 200)):
             status, _, _ = self.server.raw("GET", self.file(session, "f"),
                                            headers={"Range": "bytes=2-4", "If-Range": tag})

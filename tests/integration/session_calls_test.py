@@ -206,7 +206,8 @@ class SessionCalls(ServerTest):
                 connection.request("GET", f"/v1/sessions/{session['id']}/events")
                 answer = connection.getresponse()
                 marker = f"echo {time.monotonic_ns()}"  # those of earlier looks come again
-                self.exec(session, marker)
+                # What goes on without its client may end it: it is told all the same.
+                self.call("POST", session, "/exec", {"command": marker})
                 for line in iter(answer.readline, b""):
                     if not line.startswith(b"data: "):
                         continue
