@@ -196,6 +196,8 @@ struct persist_snapshot {
   /// too.
   std::vector<std::string> copies;
   std::stop_token stop; ///< nobody needs it any more
+  /// It has no names but new ones: written too late, it is removed again.
+  bool is_new = false;
 };
 
 /// The fingerprint of a live tree, to compare with a recorded one.

@@ -37,6 +37,8 @@ constexpr const char* schema = R"(
   CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, body TEXT NOT NULL
   ) WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS snapshots_by_session
+    ON snapshots (CASE WHEN json_valid(body) THEN json_extract(body, '$.session_id') END, id);
 )";
 
 /// Version 1 kept the spec in the row of its session.
@@ -493,34 +495,48 @@ result<void> registry_db::drop(const drop_snapshot_record& request) {
   return impl_->run("DELETE FROM snapshots WHERE id = ?", {std::string_view{request.id}});
 }
 
+namespace {
+
+constexpr const char* any_snapshots
+  = "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
+    "AND id > ?2 AND (?3 = '' OR id = ?3) AND ?5 = '' ORDER BY id LIMIT ?4";
+
+/// By its index, whatever the tenant has.
+constexpr const char* snapshots_of_session
+  = "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
+    "AND id > ?2 AND (?3 = '' OR id = ?3) "
+    "AND CASE WHEN json_valid(body) THEN json_extract(body, '$.session_id') END = ?5 "
+    "ORDER BY id LIMIT ?4";
+
+} // namespace
+
 result<snapshot_page> registry_db::list(const list_snapshots& request) {
   snapshot_page page;
-  auto ok = impl_->query(
-    "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
-    "AND id > ?2 AND (?3 = '' OR id = ?3) ORDER BY id LIMIT ?4",
-    {std::string_view{request.tenant}, std::string_view{request.cursor},
-     std::string_view{request.id}, int64_t{request.limit} + 1},
-    [&](sqlite3_stmt* row) {
-      if (page.items.size() == static_cast<size_t>(request.limit)) {
-        page.next_cursor = page.items.back().id;
-        return;
-      }
-      snapshot_info x;
-      x.id = text_column(row, 0);
-      x.tenant = text_column(row, 1);
-      x.created_at_ms = sqlite3_column_int64(row, 2);
-      if (auto body = parse_json(text_column(row, 3))) {
-        take(*body, "session_id", x.session_id);
-        take(*body, "size_bytes", x.size_bytes);
-        take(*body, "stored_bytes", x.stored_bytes);
-        take(*body, "files", x.files);
-        take(*body, "layers", x.layers);
-        take(*body, "parent", x.parent);
-        take(*body, "name", x.name);
-        take(*body, "base_path", x.base_path);
-      }
-      page.items.push_back(std::move(x));
-    });
+  auto ok = impl_->query(request.session_id.empty() ? any_snapshots : snapshots_of_session,
+                         {std::string_view{request.tenant}, std::string_view{request.cursor},
+                          std::string_view{request.id}, int64_t{request.limit} + 1,
+                          std::string_view{request.session_id}},
+                         [&](sqlite3_stmt* row) {
+                           if (page.items.size() == static_cast<size_t>(request.limit)) {
+                             page.next_cursor = page.items.back().id;
+                             return;
+                           }
+                           snapshot_info x;
+                           x.id = text_column(row, 0);
+                           x.tenant = text_column(row, 1);
+                           x.created_at_ms = sqlite3_column_int64(row, 2);
+                           if (auto body = parse_json(text_column(row, 3))) {
+                             take(*body, "session_id", x.session_id);
+                             take(*body, "size_bytes", x.size_bytes);
+                             take(*body, "stored_bytes", x.stored_bytes);
+                             take(*body, "files", x.files);
+                             take(*body, "layers", x.layers);
+                             take(*body, "parent", x.parent);
+                             take(*body, "name", x.name);
+                             take(*body, "base_path", x.base_path);
+                           }
+                           page.items.push_back(std::move(x));
+                         });
   if (!ok)
     return unexpected(std::move(ok.error()));
   return page;

@@ -81,6 +81,7 @@ co<result<snapshot_outcome>> session_impl::checkpoint(checkpoint_session x) {
   if (!request)
     co_return unexpected(std::move(request.error()));
   request->name = std::move(x.name);
+  request->is_new = true;
   // Of a plain directory it may take long: that is looked at until it does not change.
   bool stopped = layers_ != nullptr;
   auto written = co_await persist_live(std::move(*request), stopped);
@@ -181,6 +182,7 @@ co<result<fork_plan>> session_impl::fork(fork_session x) {
   if (!request)
     co_return unexpected(std::move(request.error()));
   request->session_id = x.ids.at(0); // each copy owns its snapshot
+  request->is_new = true;
   request->copies.assign(x.ids.begin() + 1, x.ids.end());
   // Until their sessions are made of them.
   shared_.pins.expect(x.ids, std::chrono::steady_clock::now() + fork_patience);

@@ -175,9 +175,23 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
   turn.release();
   if (!written)
     co_return written;
+  auto ids = x.copies;
+  ids.insert(ids.begin(), x.ref.id);
+  if (x.is_new && x.stop.stop_requested()) {
+    auto undo = [&repository = shared_.snapshots, ref = x.ref, ids]() mutable -> result<void> {
+      for (const auto& id : ids) {
+        ref.id = id;
+        (void) repository.remove(ref); // what stays, a later start of the server notes
+      }
+      return {};
+    };
+    auto undone = co_await offload<void>(self_, shared_.io, x.tenant, undo);
+    (void) undone;
+    collect_later(x.ref.base_path);
+    auto gone = make_error(errc::cancelled, op::snapshot_persist, "the session is gone");
+    co_return unexpected(std::move(gone));
+  }
   if (remote) {
-    auto ids = x.copies;
-    ids.insert(ids.begin(), x.ref.id);
     for (const auto& id : ids) {
       auto to = x.ref;
       to.id = id;

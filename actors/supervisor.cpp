@@ -283,19 +283,25 @@ co<result<void>> supervisor_state::remove(remove_session x) {
 
 co<result<void>> supervisor_state::drop_snapshots(std::string id, std::string tenant,
                                                   bool has_snapshots) {
-  get_record mine{id};
-  auto record = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
-  if (!record)
-    co_return result<void>{};
-  auto doomed = record->live.checkpoints;
-  if (has_snapshots) {
-    // Only a snapshot that this session wrote; one that was not noted before a crash has its name.
-    auto last = record->spec.state.snapshot.id;
-    list_snapshots query{tenant, last, 1, ""};
-    auto known = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
-    bool unnoted = known && known->items.empty() && last == id;
-    if (unnoted || (known && !known->items.empty() && known->items[0].session_id == id))
-      doomed.insert(doomed.begin(), last);
+  std::vector<std::string> doomed;
+  list_snapshots query{tenant, "", 1000, "", id};
+  do {
+    auto question = query;
+    auto page
+      = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(question));
+    if (!page)
+      co_return unexpected(std::move(page.error()));
+    for (const auto& info : page->items)
+      doomed.push_back(info.id);
+    query.cursor = std::move(page->next_cursor);
+  } while (!query.cursor.empty());
+  // One that was not noted before a crash has the session's name.
+  if (has_snapshots && std::find(doomed.begin(), doomed.end(), id) == doomed.end()) {
+    get_record mine{id};
+    auto record
+      = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(mine));
+    if (record && record->spec.state.snapshot.id == id)
+      doomed.push_back(id);
   }
   result<void> dropped;
   for (const auto& snapshot : doomed) {

@@ -6,6 +6,7 @@
 #include "gateway/http/server.hpp"
 #include "gateway/native/api.hpp"
 
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -27,14 +28,23 @@ int fail(const error& x) {
   return 1;
 }
 
-int wait_for_signal() {
+/// The allocator keeps what large requests took; much of it goes back to the system.
+void trim_heap() {
+  constexpr size_t much = size_t{64} << 20;
+  if (::mallinfo2().fordblks >= much)
+    ::malloc_trim(0);
+}
+
+/// Waits for the end, and tidies up now and then.
+void wait_for_signal() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
-  int signal = 0;
-  sigwait(&set, &signal);
-  return signal;
+  constexpr timespec pause{10, 0};
+  while (::sigtimedwait(&set, nullptr, &pause) < 0)
+    if (errno == EAGAIN)
+      trim_heap();
 }
 
 /// Ends the process if its clean end hangs, or at once on a second signal.

@@ -18,7 +18,8 @@ error from_caf(const caf::error& x) {
       return context.get_as<error>(0);
     return make_error(static_cast<errc>(x.code()), op::request, "");
   }
-  return make_error(errc::interrupted, op::request, "the actor that worked on this ended")
+  return make_error(errc::interrupted, op::request,
+                    "what worked on this ended before it could answer")
     .with("detail", to_string(x));
 }
 

@@ -161,8 +161,8 @@ private:
     explicit holder(caf::typed_response_promise<T> x) : promise(std::move(x)) {}
     ~holder() {
       if (promise.pending())
-        promise.deliver(to_caf(
-          make_error(errc::interrupted, op::request, "the actor ended before it could answer")));
+        promise.deliver(to_caf(make_error(errc::interrupted, op::request,
+                                          "what worked on this ended before it could answer")));
     }
   };
 

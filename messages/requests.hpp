@@ -84,6 +84,7 @@ struct list_snapshots {
   std::string id; ///< only this one; empty: all
   int32_t limit = 100;
   std::string cursor;
+  std::string session_id = {}; ///< only what this one wrote; empty: all
 };
 
 struct snapshot_page {
@@ -526,7 +527,7 @@ auto inspect(Inspector& f, drop_snapshot_record& x) {
 template <class Inspector>
 auto inspect(Inspector& f, list_snapshots& x) {
   return inspect_object(f, x, field("tenant", x.tenant), field("id", x.id), field("limit", x.limit),
-                        field("cursor", x.cursor));
+                        field("cursor", x.cursor), field("session_id", x.session_id));
 }
 
 template <class Inspector>

@@ -20,7 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Different roots that clients may ask for, at once; each is a small directory.
+/// Different roots that are kept for all sessions; each is a small directory, for as long as the
+/// server lives: sandboxes are on them.
 constexpr size_t max_templates = 256;
 
 constexpr const char* devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -144,12 +145,20 @@ void make_tree(const fs::path& root, const std::string& workspace, const std::st
 root_templates::root_templates(std::string dir, std::string source, bool keep_old)
   : dir_(std::move(dir)), source_(std::move(source)), swept_(keep_old) {}
 
-result<std::string> root_templates::make(const std::string& workspace) {
-  std::lock_guard guard{mutex_};
+result<std::string> root_templates::make(const std::string& workspace,
+                                         const std::string& private_dir) {
+  std::unique_lock lock{mutex_};
   if (auto i = made_.find(workspace); i != made_.end())
     return i->second;
-  if (made_.size() >= max_templates)
-    return unexpected{failed(workspace, "too many different workspace roots")};
+  if (made_.size() >= max_templates) {
+    lock.unlock();
+    auto own = private_dir + "/root"; // of an earlier life, which nobody is on any more
+    if (auto gone = workspace::remove_tree_at(own); !gone)
+      return unexpected{std::move(gone.error())};
+    if (auto ok = fill(own, workspace); !ok)
+      return unexpected{std::move(ok.error())};
+    return own;
+  }
   if (auto ok = workspace::open_or_make_directory(dir_, 0700); !ok)
     return unexpected{std::move(ok.error())};
   if (!std::exchange(swept_, true)) {
@@ -160,15 +169,22 @@ result<std::string> root_templates::make(const std::string& workspace) {
           return unexpected{std::move(gone.error())};
   }
   auto path = dir_ + "/root-" + random_hex(8);
+  if (auto ok = fill(path, workspace); !ok)
+    return unexpected{std::move(ok.error())};
+  return made_[workspace] = path;
+}
+
+result<void> root_templates::fill(const std::string& path, const std::string& workspace) const {
   try {
     make_tree(path, workspace, source_);
   } catch (const fs::filesystem_error& e) {
     return unexpected{failed(e.path1().string(), e.code().message())};
   }
-  return made_[workspace] = path;
+  return {};
 }
 
-result<std::vector<mount_plan>> root_templates::mounts(const std::string& workspace) {
+result<std::vector<mount_plan>> root_templates::mounts(const std::string& workspace,
+                                                       const std::string& private_dir) {
   static const std::set<std::string> ours{"dev",  "proc", "tmp",   "usr",   "etc",    "bin",
                                           "sbin", "lib",  "lib32", "lib64", "libx32", "sys"};
   auto first = (*fs::path{workspace}.relative_path().begin()).string();
@@ -177,7 +193,7 @@ result<std::vector<mount_plan>> root_templates::mounts(const std::string& worksp
     return unexpected{make_error(errc::sandbox_config_invalid, op::start,
                                  "the workspace of an isolated session cannot be at " + workspace)
                         .with("root", workspace)};
-  auto made = make(workspace);
+  auto made = make(workspace, private_dir);
   if (!made)
     return unexpected{std::move(made.error())};
   std::vector<mount_plan> out;

@@ -20,11 +20,15 @@ public:
   root_templates(std::string dir, std::string source, bool keep_old);
 
   /// (blocks) The mounts of a root with a place for the workspace at `workspace` (absolute), the
-  /// root itself first; without the workspace's own.
-  result<std::vector<mount_plan>> mounts(const std::string& workspace);
+  /// root itself first; without the workspace's own. When there are too many different ones to be
+  /// kept, the session's is made in `private_dir`.
+  result<std::vector<mount_plan>> mounts(const std::string& workspace,
+                                         const std::string& private_dir);
 
 private:
-  result<std::string> make(const std::string& workspace);
+  result<std::string> make(const std::string& workspace, const std::string& private_dir);
+
+  result<void> fill(const std::string& path, const std::string& workspace) const;
 
   std::string dir_;
   std::string source_;

@@ -191,7 +191,7 @@ result<void> sandbox_maker::give_root_to_its_user(uint32_t uid_base,
 result<launch_plan> sandbox_maker::plan(uint32_t uid_base, const layered_workspace* layers) const {
   const auto& options = parts_.options;
   launch_plan out;
-  auto mounts = parts_.templates.mounts(config_.inside_root);
+  auto mounts = parts_.templates.mounts(config_.inside_root, config_.private_dir);
   if (!mounts)
     return unexpected{std::move(mounts.error())};
   out.mounts = std::move(*mounts);

@@ -76,6 +76,8 @@ response error_response(const error& failure, std::string_view request_id) {
   auto body = error_to_json(failure);
   body["request_id"] = request_id;
   auto answer = json_response(http_status(failure.code), json{{"error", std::move(body)}});
+  if (failure.code == errc::unauthenticated)
+    answer.headers.add("WWW-Authenticate", "Bearer");
   if (helps_to_wait(failure.code))
     answer.headers.add("Retry-After", "1");
   return answer;

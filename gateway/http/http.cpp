@@ -4,6 +4,8 @@
 #include "gateway/http/field_values.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <utility>
 
 namespace troupe::gateway {
 
@@ -24,17 +26,50 @@ bool is_refused(std::string_view parameters) {
   return false;
 }
 
+/// What is held of bodies that are kept whole, of all of them together. The first bytes of each do
+/// not count: small requests are served whatever large ones there are.
+class held_bytes {
+public:
+  held_bytes() = default;
+  held_bytes(held_bytes&& other) noexcept : mine_(std::exchange(other.mine_, 0)) {}
+  held_bytes& operator=(held_bytes&&) = delete;
+  ~held_bytes() {
+    all_ -= mine_;
+  }
+
+  /// False if a body of `size` bytes is too much beside the others.
+  bool grow_to(uint64_t size) {
+    auto more = std::max(size, each) - each - mine_;
+    if (all_.fetch_add(more) + more > most) {
+      all_ -= more;
+      return false;
+    }
+    mine_ += more;
+    return true;
+  }
+
+private:
+  static constexpr uint64_t each = 64 * 1024;
+  static constexpr uint64_t most = 256 * 1024 * 1024;
+  static inline std::atomic<uint64_t> all_{0};
+  uint64_t mine_ = 0;
+};
+
 /// Collects a body for `body_reader::read_all`.
-void collect(body_reader reader, body_reader::chunk so_far, body_reader::read_done done) {
-  reader.read(body_reader::max_chunk, [reader, so_far = std::move(so_far),
+void collect(body_reader reader, body_reader::chunk so_far, std::shared_ptr<held_bytes> held,
+             body_reader::read_done done) {
+  reader.read(body_reader::max_chunk, [reader, so_far = std::move(so_far), held = std::move(held),
                                        done = std::move(done)](auto piece) mutable {
     if (!piece || piece->empty())
       return done(piece ? result<body_reader::chunk>(std::move(so_far)) : std::move(piece));
+    if (!held->grow_to(so_far.size() + piece->size()))
+      return done(
+        unexpected(make_error(errc::overloaded, op::request, "too many large requests at once")));
     if (so_far.empty())
       so_far = std::move(*piece);
     else
       so_far.insert(so_far.end(), piece->begin(), piece->end());
-    collect(std::move(reader), std::move(so_far), std::move(done));
+    collect(std::move(reader), std::move(so_far), std::move(held), std::move(done));
   });
 }
 
@@ -91,7 +126,7 @@ void body_reader::read(size_t max, read_done done) const {
 
 void body_reader::read_all(uint64_t limit, read_done done) const {
   connection_->set_body_limit(turn_, limit);
-  collect(*this, {}, std::move(done));
+  collect(*this, {}, std::make_shared<held_bytes>(), std::move(done));
 }
 
 // -- exchange ------------------------------------------------------------------------------------

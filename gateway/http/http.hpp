@@ -95,6 +95,7 @@ public:
   void read(size_t max, read_done done) const;
 
   /// The whole body, which may have at most `limit` bytes; sets the exchange's body limit to it.
+  /// Fails with `overloaded`, too: of all bodies that are collected at once, 256 MiB are held.
   void read_all(uint64_t limit, read_done done) const;
 
 private:

@@ -204,7 +204,7 @@ private:
     const auto& head = client_->head();
     chunked_ = !head.content_length && head.headers.get("transfer-encoding");
     has_body_ = chunked_ || head.content_length.value_or(0) > 0;
-    tunnels_ = !has_body_ && asks_to_upgrade(head, "websocket");
+    tunnels_ = head.method == "GET" && !has_body_ && asks_to_upgrade(head, "websocket");
     std::string out = head.method + " " + to_.target + " HTTP/1.1\r\n";
     append_field(out, "Host", authority(to_));
     for (const auto& [name, value] : head.headers)
@@ -309,7 +309,8 @@ private:
         break;
       if (ec)
         return fail(unavailable("bad_answer", ec.message()));
-      if (head_.status == 101 && tunnels_)
+      auto upgrade = head_.headers.get("upgrade").value_or("");
+      if (head_.status == 101 && tunnels_ && equal_ignoring_case(upgrade, "websocket"))
         return open_tunnel();
       if (head_.status < 100 || head_.status == 101)
         return fail(unavailable("bad_answer", "unexpected status"));

@@ -14,15 +14,23 @@ bool same_secret(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
-/// Whether a web page of another origin sends this. Without keys that would be any page which the
-/// operator's browser shows; the host must be a loopback name, or a page could bring its own.
+bool is_address(std::string_view host) {
+  return host.starts_with('[') || host.find_first_not_of("0123456789.") == host.npos;
+}
+
+/// Whether a web page sends this that is none of this machine's own. Without keys that would be any
+/// page which the operator's browser shows: one of another origin, or one whose name was made to
+/// lead here after it was loaded. Such a name has a dot; an address leads nowhere else.
 bool is_foreign_page(const request_head& head) {
+  auto host = head.headers.get("Host").value_or("");
+  auto name = host.substr(0, host.find(':', host.find(']') + 1));
+  if (name.find('.') != name.npos && !is_address(name) && !name.ends_with(".localhost"))
+    return true;
   auto origin = head.headers.get("Origin");
   if (!origin)
     return false;
-  auto host = head.headers.get("Host").value_or("");
-  auto name = host.substr(0, host.rfind(':'));
-  bool loopback = name == "localhost" || name == "[::1]" || name.starts_with("127.");
+  bool loopback
+    = name == "localhost" || name == "[::1]" || (is_address(name) && name.starts_with("127."));
   auto authority = origin->substr(std::min(origin->find("//") + 2, origin->size()));
   return !loopback || origin->find("//") == std::string_view::npos || authority != host;
 }
@@ -135,12 +143,13 @@ result<std::string> api::authenticate(const request_head& head) const {
   if (context_->keys.empty()) {
     if (is_foreign_page(head))
       return unexpected(make_error(errc::unauthenticated, op::request,
-                                   "a web page of another origin needs an API key"));
+                                   "a web page of another origin, or of another name than this "
+                                   "machine's, needs an API key"));
     return "default";
   }
-  constexpr std::string_view scheme = "Bearer ";
+  constexpr std::string_view scheme = "bearer ";
   auto header = head.headers.get("Authorization").value_or("");
-  if (header.substr(0, scheme.size()) == scheme)
+  if (equal_ignoring_case(header.substr(0, scheme.size()), scheme))
     for (const auto& [key, tenant] : context_->keys)
       if (same_secret(header.substr(scheme.size()), key))
         return tenant;

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import select
 import socket
 import time
 import unittest
@@ -40,6 +41,31 @@ class BadInput(ServerTest):
             answer = self.call("POST", session, path, {"x": 1})
             self.assertError(answer, 400, "invalid_request")
             self.assertEqual(self.call("POST", session, path, {})[0], 200)
+
+    def test_large_bodies_are_held_up_to_a_bound(self):
+        session = self.create()
+        size = 31 << 20
+        head = (f"POST /v1/sessions/{session['id']}/exec HTTP/1.1\r\nHost: x\r\n"
+                f"Content-Length: {size + 1}\r\n\r\n").encode()
+        clients = []
+        try:
+            for _ in range(9):
+                client = socket.create_connection(("127.0.0.1", self.server.port), timeout=30)
+                clients.append(client)
+                client.sendall(head)
+                try:
+                    client.sendall(b" " * size)
+                except OSError:
+                    pass  # answered before all of it was sent
+            refused = select.select(clients, [], [], 30)[0]
+            self.assertIn(b"503 Service Unavailable", refused[0].recv(1 << 16))
+            self.assertEqual(self.exec(session, "echo small")["stdout"], "small\n")
+        finally:
+            for client in clients:
+                client.close()
+        self.wait_for(
+            lambda: self.call("POST", session, "/exec", {"command": "cat", "stdin": "x" * size})[0]
+            == 200, "room again")
 
     def test_what_clients_leave_with_a_session_is_bounded(self):
         for labels in ({"l": "x" * 1025}, {"x" * 1025: ""}, {str(i): "" for i in range(65)}):

@@ -395,9 +395,18 @@ class Operation(ServerTest):
             (f"127.0.0.1:{self.server.port}", "null", 401),
             (f"evil.example:{self.server.port}", f"http://evil.example:{self.server.port}", 401),
             (f"localhost:{self.server.port}", f"http://localhost:{self.server.port}", 200),
+            # A page whose name leads here since it was loaded says no origin when it reads.
+            ("evil.example", None, 401),
+            ("127.0.0.1.evil.example", None, 401),
+            ("127.0.0.1.evil.example", "http://127.0.0.1.evil.example", 401),
+            ("[::1]:80", None, 200),
+            ("a.localhost", None, 200),
+            ("127.0.0.1", None, 200),
         ):
-            headers = {"Host": host, "Origin": origin}
-            self.assertEqual(self.server.json("GET", "/v1/sessions", headers=headers)[0], status)
+            headers = {"Host": host, **({"Origin": origin} if origin else {})}
+            status_here, answer, _ = self.server.raw("GET", "/v1/sessions", headers=headers)
+            self.assertEqual(status_here, status, headers)
+            self.assertEqual(answer["WWW-Authenticate"], "Bearer" if status == 401 else None)
 
 
 class Tenants(ServerTest):
@@ -409,6 +418,8 @@ class Tenants(ServerTest):
         self.assertEqual((status, session["tenant"]), (201, "a"))
         path = "/v1/sessions/" + session["id"]
         self.assertEqual(self.server.json("GET", path, headers=a)[0], 200)
+        lower = {"Authorization": "bearer ka"}
+        self.assertEqual(self.server.json("GET", path, headers=lower)[0], 200)
         self.assertError(self.server.json("GET", path, headers=b), 404, "not_found")
         self.assertError(
             self.server.json("POST", path + "/exec", {"command": "id"}, b), 404, "not_found"

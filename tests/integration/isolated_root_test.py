@@ -125,6 +125,20 @@ class Root(unittest.TestCase):
                 out.write(text)
             self.assertIn("cannot be a root", self.refused(path))
 
+    def test_places_of_workspaces_do_not_run_out(self):
+        server = self.server("host")
+        for number in range(260):
+            root = f"/w{number}"
+            status, session = server.json("POST", "/v1/sessions", {"manifest": {"root": root}})
+            self.assertEqual(status, 201, session)
+            if number > 255:
+                path = "/v1/sessions/" + session["id"]
+                for step in ("/start", "/shutdown", "/start"):
+                    self.assertEqual(server.json("POST", path + step)[0], 200)
+                status, answer = server.json("POST", path + "/exec", {"command": "pwd"})
+                self.assertEqual((status, answer["stdout"]), (200, root + "\n"))
+            self.assertEqual(server.json("DELETE", "/v1/sessions/" + session["id"])[0], 204)
+
     def test_a_directory_is_seen_whole_and_read_only(self):
         root = self.folder + "/root"
         for inside, outside in programs().items():
