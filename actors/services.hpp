@@ -109,36 +109,41 @@ public:
     return supervisors_;
   }
 
+  // What is replaced goes after the lock: with its last handle an actor ends, and may look here.
+
   // -- written by the node
   // ----------------------------------------------------------------------------
 
   void set(registry_actor x) {
     std::lock_guard lock{mutex_};
-    registry_ = std::move(x);
+    std::swap(registry_, x);
   }
   void set(event_hub_actor x) {
     std::lock_guard lock{mutex_};
-    events_ = std::move(x);
+    std::swap(events_, x);
   }
   void set(local_snapshot_store_actor x) {
     std::lock_guard lock{mutex_};
-    snapshots_ = std::move(x);
+    std::swap(snapshots_, x);
   }
   void set(uint32_t shard, local_supervisor_actor x) {
     std::lock_guard lock{mutex_};
     supervisors_.resize(std::max<size_t>(supervisors_.size(), shard + 1));
-    supervisors_[shard] = std::move(x);
+    std::swap(supervisors_[shard], x);
   }
   /// Lets go of every handle: the system goes down.
   void clear() {
+    set(registry_actor{});
+    set(event_hub_actor{});
+    set(local_snapshot_store_actor{});
+    decltype(supervisors_) supervisors;
+    decltype(sessions_) sessions;
+    decltype(dependencies_) dependencies;
     std::lock_guard lock{mutex_};
-    registry_ = registry_actor{};
-    events_ = event_hub_actor{};
-    snapshots_ = local_snapshot_store_actor{};
-    supervisors_.clear();
-    sessions_.clear();
+    supervisors.swap(supervisors_);
+    sessions.swap(sessions_);
+    dependencies.swap(dependencies_);
     workspaces_.clear();
-    dependencies_.clear();
   }
 
   // -- written by a session's supervisor
@@ -146,11 +151,12 @@ public:
 
   void set(const std::string& session_id, session_actors x) {
     std::lock_guard lock{mutex_};
-    sessions_[session_id] = std::move(x);
+    std::swap(sessions_[session_id], x);
   }
   void erase(const std::string& session_id) {
+    decltype(sessions_)::node_type gone;
     std::lock_guard lock{mutex_};
-    sessions_.erase(session_id);
+    gone = sessions_.extract(session_id);
     workspaces_.erase(session_id);
   }
   session_actors find(const std::string& session_id) const {

@@ -82,6 +82,7 @@ session_impl::session_impl(self_ptr<handle_type> self, services& shared, session
 
 session_impl::~session_impl() {
   stop_.request_stop();
+  end_open_spans();
   for (const auto& [id, entry] : terminals_)
     caf::anon_send_exit(entry.actor, caf::exit_reason::kill);
 }
@@ -793,7 +794,19 @@ co<result<session_impl::span>> session_impl::begin(op operation, std::string dat
   auto told = co_await emit(std::move(start));
   if (!told)
     co_return unexpected(std::move(told.error()));
+  open_spans_.emplace(x.id, x);
   co_return x;
+}
+
+void session_impl::end_open_spans() {
+  auto hub = shared_.directory.events();
+  for (auto& [id, x] : open_spans_) {
+    auto finish = make_event(x.operation, event_phase::finish, std::move(x.data));
+    finish.span_id = id;
+    finish.ok = false;
+    finish.failure = make_error(errc::interrupted, x.operation, "the session ended meanwhile");
+    anon_tell(hub, publish_event{std::move(finish)});
+  }
 }
 
 co<result<void>> session_impl::emit(event x) {

@@ -206,6 +206,7 @@ private:
                     std::shared_ptr<const event_output> output = nullptr) {
     auto finish = make_event(x.operation, event_phase::finish,
                              outcome && !data.empty() ? std::move(data) : std::move(x.data));
+    open_spans_.erase(x.id);
     finish.span_id = std::move(x.id);
     finish.ok = outcome && ok;
     finish.duration_us = std::chrono::duration_cast<std::chrono::microseconds>(
@@ -219,6 +220,8 @@ private:
       co_return unexpected(std::move(told.error()));
     co_return outcome;
   }
+  /// What began has an end, also where the session does not live to see it.
+  void end_open_spans();
   /// Publishes an event; waits for the sinks that want it.
   co<result<void>> emit(event x);
   event make_event(op operation, event_phase phase, std::string data);
@@ -333,6 +336,7 @@ private:
   decltype(sandbox_ready::identity) identity_;                ///< null: not open yet
   std::vector<session_wall> walls_;
   session_usage usage_;
+  std::map<std::string, span> open_spans_; ///< by id
   std::vector<hook> hooks_;
   bool hooks_ran_ = false;
   std::optional<error> hooks_failed_;

@@ -69,6 +69,8 @@ result<void> session_impl::check_command(const exec_request& x) {
 }
 
 std::optional<error> session_impl::admit() const {
+  if (!open_ && record_.live.status == session_status::stopped)
+    return make_error(errc::conflict, op::request, "the session is shut down; start it first");
   if (in_flight_ < shared_.config.requests_per_session)
     return std::nullopt;
   return make_error(errc::overloaded, op::request, "the session has too many requests in flight")

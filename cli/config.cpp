@@ -154,6 +154,11 @@ result<void> read_config(const std::string& path, serve_config& out) {
     else
       in.fail("default_backend", "the name of a backend");
   }
+  for (const auto& name : in.texts("backends").value_or(std::vector<std::string>{}))
+    if (auto kind = backend_from_string(name))
+      out.backends.insert(*kind);
+    else
+      in.fail("backends", "a list of names of backends");
   if (auto* x = in.any("isolated")) {
     gateway::object_reader one{*x, "isolated"};
     auto& to = out.node.isolated;

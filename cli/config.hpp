@@ -3,6 +3,7 @@
 #include "actors/services.hpp"
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -23,6 +24,8 @@ struct serve_config {
   std::unordered_map<std::string, std::string> keys;
   /// `snapshot_roots`: where tenants may keep local snapshots, besides the server's own folder.
   std::vector<std::string> snapshot_roots;
+  /// `backends`: what sessions may ask for besides the default; empty: see `serve`.
+  std::set<backend_kind> backends;
   size_t max_connections = 8192; ///< `max_connections`
   /// `shutdown_timeout_s`: how long a clean stop may take to bring sessions into snapshots.
   std::chrono::milliseconds shutdown_timeout{30'000};

@@ -101,6 +101,11 @@ int serve(serve_config config) {
   context->node = (*host)->node();
   context->metrics = [&shared, &http] { return render_metrics(shared, http); };
   context->default_backend = config.node.default_backend;
+  context->backends = config.backends;
+  context->backends.insert(config.node.default_backend);
+  // Without keys, whoever asks is the operator.
+  if (config.backends.empty() && config.keys.empty())
+    context->backends = {backend_kind::isolated, backend_kind::unix_local};
   context->connect_port = [&shared](const std::string& id, uint16_t port, auto done) {
     auto backend = shared.directory.find(id).backend;
     if (!backend)

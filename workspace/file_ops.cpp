@@ -128,7 +128,7 @@ result<open_file> open_for_read(int root_fd, const std::string& path, const std:
 struct staged_file::impl {
   unique_fd fd;
   place target;
-  std::string temporary;
+  std::string temporary; ///< its name until it is committed; empty: it has none
   std::string path;
   std::string shown;
 
@@ -154,12 +154,18 @@ result<staged_file> staged_file::create(int root_fd, const std::string& path,
   x->shown = shown;
   if (int err = find_place(root_fd, path, x->target); err < 0)
     return unexpected(write_failure(-err, shown, path));
-  auto name = temporary_name();
-  x->fd.reset(::openat(x->target.parent.get(), name.c_str(),
-                       O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  // Without a name nobody sees it half written, neither a command nor a snapshot.
+  int dir = x->target.parent.get();
+  x->fd.reset(::openat(dir, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+  if (!x->fd && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT)) {
+    auto name = temporary_name();
+    x->fd.reset(
+      ::openat(dir, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (x->fd)
+      x->temporary = std::move(name);
+  }
   if (!x->fd)
     return unexpected(write_failure(errno, shown, path));
-  x->temporary = std::move(name);
   return staged_file{std::move(x)};
 }
 
@@ -184,9 +190,25 @@ result<void> staged_file::commit(std::optional<uint32_t> mode, bool durable) {
   if (durable && ::fsync(x.fd.get()) != 0) // not fdatasync, which may leave the mode behind
     return x.failure(errno);
   int dir = x.target.parent.get();
-  if (::renameat(dir, x.temporary.c_str(), dir, x.target.name.c_str()) != 0)
-    return x.failure(errno);
-  x.temporary.clear();
+  bool is_there = false;
+  if (x.temporary.empty()) {
+    auto link = [&](const std::string& name) {
+      auto self = "/proc/self/fd/" + std::to_string(x.fd.get());
+      return ::linkat(AT_FDCWD, self.c_str(), dir, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+    };
+    is_there = !old && link(x.target.name);
+    if (!is_there) {
+      auto name = temporary_name();
+      if ((!old && errno != EEXIST) || !link(name))
+        return x.failure(errno);
+      x.temporary = std::move(name);
+    }
+  }
+  if (!is_there) {
+    if (::renameat(dir, x.temporary.c_str(), dir, x.target.name.c_str()) != 0)
+      return x.failure(errno);
+    x.temporary.clear();
+  }
   if (durable) {
     unique_fd folder{::openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     if (!folder || ::fsync(folder.get()) != 0)

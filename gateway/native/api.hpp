@@ -9,6 +9,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -29,6 +30,8 @@ struct api_context {
   /// Prometheus text of the process's counters.
   std::function<std::string()> metrics;
   backend_kind default_backend = backend_kind::unix_local;
+  /// Those that a session may ask for.
+  std::set<backend_kind> backends;
   /// A stream to a port inside a session; null: ports are this machine's own. See `proxy_target`.
   std::function<void(const std::string& session_id, uint16_t port,
                      std::function<void(result<unique_fd>)>)>

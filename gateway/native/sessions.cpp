@@ -53,6 +53,13 @@ void api::create(call c) {
 
 void api::submit_create(call c, session_spec spec, bool idempotent) {
   spec.tenant = c.tenant;
+  if (!context_->backends.contains(spec.state.type)) {
+    auto name = std::string{to_string(spec.state.type)};
+    c.fail(make_error(errc::backend_unavailable, op::create,
+                      "the server does not allow the backend " + name)
+             .with("backend", name));
+    return;
+  }
   const auto& snapshot = spec.state.snapshot;
   if (!context_->keys.empty() && snapshot.kind == snapshot_kind::local
       && !snapshot.base_path.empty() && !within(snapshot.base_path, context_->snapshot_roots)) {

@@ -309,7 +309,7 @@ class Roots(ChangesTest):
         os.rmdir(root)
         with open(root, "w") as x:
             x.write("no folder")
-        refused = self.call("POST", session, "/exec", {"command": "true"})
+        refused = self.call("POST", session, "/start")
         self.assertError(refused, 500, "workspace_start_error")
         self.assertIn(root, refused[1]["error"]["message"])
 

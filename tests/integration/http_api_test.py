@@ -58,6 +58,39 @@ class Sessions(ServerTest):
         self.assertEqual(resumed[1]["id"], session["id"])
         self.assertEqual(self.exec(session, "cat a")["stdout"], "1\n")
 
+    def test_a_session_that_is_shut_down_takes_no_work(self):
+        session = self.create()
+        self.assertEqual(self.call("POST", session, "/stop")[0], 200)
+        self.assertEqual(self.exec(session, "echo up")["stdout"], "up\n")
+        self.assertEqual(self.call("POST", session, "/shutdown")[0], 200)
+        for method, path, body in (
+            ("POST", "/exec", {"command": "true"}),
+            ("POST", "/pty", {"command": "true"}),
+            ("GET", "/ls?path=.", None),
+            ("POST", "/mkdir", {"path": "d"}),
+            ("POST", "/apply_patch", {"patch": "*** Begin Patch\n*** End Patch\n"}),
+        ):
+            self.assertError(self.call(method, session, path, body), 409, "conflict")
+        status, _, _ = self.server.raw("PUT", self.file(session, "f"), b"x")
+        self.assertEqual(status, 409)
+        self.assertEqual(self.call("POST", session, "/start")[0], 200)
+        self.assertEqual(self.exec(session, "ls")["stdout"], "")
+
+    def test_a_file_is_seen_whole_or_not_at_all(self):
+        session = self.create()
+        with socket.create_connection(("127.0.0.1", self.server.port)) as client:
+            client.sendall(f"PUT {self.file(session, 'f')} HTTP/1.1\r\nHost: x\r\n"
+                           "Content-Length: 200000\r\n\r\n".encode())
+            client.sendall(b"x" * 100000)
+            root = session["state"]["manifest"]["root"]
+            self.wait_for(lambda: self.server.holds_unnamed(root), "the upload begins")
+            self.assertEqual(self.exec(session, "ls -A")["stdout"], "")
+            status, point = self.call("POST", session, "/checkpoint", {})
+            self.assertEqual((status, point["files"]), (201, 0), point)
+            client.sendall(b"x" * 100000)
+            self.assertIn(b" 204 ", client.recv(4096))
+        self.assertEqual(self.exec(session, "wc -c < f; stat -c %a f")["stdout"], "200000\n644\n")
+
     def test_an_idempotency_key_makes_one_session(self):
         headers = {"Idempotency-Key": "k1"}
         first = self.server.json("POST", "/v1/sessions", {}, headers)
@@ -437,6 +470,22 @@ class Tenants(ServerTest):
         )
         self.assertEqual(self.server.json("GET", "/healthz")[0], 200)
 
+    def test_a_tenant_chooses_among_the_operator_s_backends(self):
+        a = {"Authorization": "Bearer ka"}
+        body = {"options": {"type": "isolated"}}
+        self.assertError(self.server.json("POST", "/v1/sessions", body, a), 400,
+                         "backend_unavailable")
+        status, session = self.server.json("POST", "/v1/sessions", {}, a)
+        state = {**session["state"], "type": "isolated"}
+        self.server.json("DELETE", "/v1/sessions/" + session["id"], headers=a)
+        self.assertEqual(
+            self.server.json("POST", "/v1/sessions/resume", {"state": state}, a)[1]["error"]["code"],
+            "backend_unavailable")
+        server = Server({**self.config, "backends": ["isolated"]})
+        self.addCleanup(server.close)
+        status, answer = server.json("POST", "/v1/sessions", {**body, "start": False}, a)
+        self.assertEqual((status, answer.get("backend")), (201, "isolated"), answer)
+
     def test_a_snapshot_must_be_where_the_server_allows(self):
         headers = {"Authorization": "Bearer ka"}
         body = {"snapshot": {"type": "local", "base_path": "/etc"}}
@@ -497,9 +546,10 @@ class Process(unittest.TestCase):
                     + b"x" * 500_000
                 )
                 deadline = time.monotonic() + 20
-                while not (os.path.isdir(root + "/d") and os.listdir(root + "/d")):
+                while not server.holds_unnamed(root):
                     self.assertLess(time.monotonic(), deadline)
                     time.sleep(0.01)
+                self.assertEqual(os.listdir(root + "/d"), [])
                 server.kill()
             os.mkdir(os.path.join(os.path.dirname(root), ".workspace.troupe-0123456789abcdef"))
             server.start()

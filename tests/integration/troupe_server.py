@@ -58,6 +58,18 @@ class Server:
                 self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def holds_unnamed(self, folder):
+        """Whether it writes a file in `folder` that has no name yet."""
+        fds = f"/proc/{self.process.pid}/fd/"
+        for fd in os.listdir(fds):
+            try:
+                target = os.readlink(fds + fd)
+            except OSError:
+                continue
+            if target.startswith(folder) and target.endswith("(deleted)"):
+                return True
+        return False
+
     def connect(self):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 

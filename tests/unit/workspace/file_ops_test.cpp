@@ -211,7 +211,7 @@ BOOST_AUTO_TEST_CASE(a_write_that_is_dropped_leaves_what_was_there) {
     auto file = staged_file::create(t.fd.get(), "a", "/workspace/a");
     BOOST_REQUIRE(file.has_value());
     BOOST_TEST(file->append("new", 3).has_value());
-    BOOST_TEST(names(t.root).size() == 2U);
+    BOOST_TEST(names(t.root).size() == 1U); // nobody sees it half written
     auto moved = std::move(*file);
   }
   BOOST_TEST(names(t.root).size() == 1U);
