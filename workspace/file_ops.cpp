@@ -139,6 +139,30 @@ struct staged_file::impl {
   result<void> failure(int err) const {
     return unexpected(write_failure(err, shown, path));
   }
+  bool link(const std::string& name) const {
+    auto self = "/proc/self/fd/" + std::to_string(fd.get());
+    return ::linkat(AT_FDCWD, self.c_str(), target.parent.get(), name.c_str(), AT_SYMLINK_FOLLOW)
+           == 0;
+  }
+
+  /// Gives it its place. Errno; 0: it is there.
+  int put_in_place() {
+    if (temporary.empty()) {
+      if (!target.existing && link(target.name))
+        return 0;
+      if (!target.existing && errno != EEXIST)
+        return errno;
+      auto name = temporary_name();
+      if (!link(name))
+        return errno;
+      temporary = std::move(name);
+    }
+    int dir = target.parent.get();
+    if (::renameat(dir, temporary.c_str(), dir, target.name.c_str()) != 0)
+      return errno;
+    temporary.clear();
+    return 0;
+  }
 };
 
 staged_file::staged_file(std::unique_ptr<impl> x) : impl_(std::move(x)) {}
@@ -189,28 +213,14 @@ result<void> staged_file::commit(std::optional<uint32_t> mode, bool durable) {
     return x.failure(errno);
   if (durable && ::fsync(x.fd.get()) != 0) // not fdatasync, which may leave the mode behind
     return x.failure(errno);
-  int dir = x.target.parent.get();
-  bool is_there = false;
-  if (x.temporary.empty()) {
-    auto link = [&](const std::string& name) {
-      auto self = "/proc/self/fd/" + std::to_string(x.fd.get());
-      return ::linkat(AT_FDCWD, self.c_str(), dir, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
-    };
-    is_there = !old && link(x.target.name);
-    if (!is_there) {
-      auto name = temporary_name();
-      if ((!old && errno != EEXIST) || !link(name))
-        return x.failure(errno);
-      x.temporary = std::move(name);
-    }
-  }
-  if (!is_there) {
-    if (::renameat(dir, x.temporary.c_str(), dir, x.target.name.c_str()) != 0)
-      return x.failure(errno);
-    x.temporary.clear();
-  }
+  bool had_name = !x.temporary.empty();
+  if (int err = x.put_in_place(); err != 0)
+    return x.failure(err);
   if (durable) {
-    unique_fd folder{::openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    // Without a journal, a file that had no name still counts as removed on the disk.
+    if (!had_name && ::fsync(x.fd.get()) != 0)
+      return x.failure(errno);
+    unique_fd folder{::openat(x.target.parent.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     if (!folder || ::fsync(folder.get()) != 0)
       return x.failure(errno);
   }
