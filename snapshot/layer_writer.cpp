@@ -115,12 +115,10 @@ char* tar_encoder::space(size_t& size) {
 }
 
 result<void> tar_encoder::put(size_t size, sha256* content) {
-  if (content != nullptr && use_ == use::layer) {
+  if (content != nullptr) {
     digest_rest();
     sha256::update_both(digest_, *content, buffer_.get() + fill_, size);
     digested_ += size;
-  } else if (content != nullptr) {
-    content->update(buffer_.get() + fill_, size);
   }
   fill_ += size;
   return fill_ == buffer_size ? flush() : result<void>{};

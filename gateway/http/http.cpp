@@ -31,8 +31,8 @@ bool is_refused(std::string_view parameters) {
 class held_bytes {
 public:
   held_bytes() = default;
-  held_bytes(held_bytes&& other) noexcept : mine_(std::exchange(other.mine_, 0)) {}
-  held_bytes& operator=(held_bytes&&) = delete;
+  held_bytes(const held_bytes&) = delete;
+  held_bytes& operator=(const held_bytes&) = delete;
   ~held_bytes() {
     all_ -= mine_;
   }
