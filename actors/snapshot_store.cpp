@@ -173,8 +173,10 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
   };
   auto written = co_await offload<snapshot_outcome>(self_, shared_.cpu, x.tenant, work);
   turn.release();
-  if (!written)
+  if (!written) {
+    collect_later(x.ref.base_path); // layers that nothing refers to, on a disk that may be full
     co_return written;
+  }
   auto ids = x.copies;
   ids.insert(ids.begin(), x.ref.id);
   if (x.is_new && x.stop.stop_requested()) {
@@ -470,11 +472,15 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
   if (gives_way)
     flattening_.erase(ref.id);
   turn.release();
+  if (!done || *done)
+    collect_later(ref.base_path); // the layer that was not finished, or those before it
   if (!done)
     co_return unexpected(std::move(done.error()));
   if (!*done)
     co_return result<void>{};
   auto sent = co_await publish(ref, tenant);
+  if (sent)
+    sent = co_await note_layers(ref, tenant);
   if (!sent || !unpacked)
     co_return sent;
   // The next resume finds it unpacked; one that comes now need not wait for this.
@@ -485,6 +491,21 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
     return repository.lease(ref, all).map([](const auto&) {});
   };
   co_return co_await offload<void>(self_, shared_.cpu, tenant, warm);
+}
+
+co<result<void>> snapshot_store_state::note_layers(snapshot_ref ref, std::string tenant) {
+  list_snapshots query{tenant, ref.id, 1, ""};
+  auto known = co_await ask<snapshot_page>(self_, shared_.directory.registry(), std::move(query));
+  if (!known || known->items.empty())
+    co_return known ? result<void>{} : unexpected(std::move(known.error()));
+  auto look = [&repository = shared_.snapshots, ref] { return repository.inspect(ref); };
+  auto now = co_await offload<snapshot_info>(self_, shared_.io, tenant, look);
+  if (!now)
+    co_return unexpected(std::move(now.error()));
+  put_snapshot change{std::move(known->items.front())};
+  change.info.layers = now->layers;
+  change.info.stored_bytes = now->stored_bytes;
+  co_return co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
 }
 
 bool snapshot_store_state::is_remote(const snapshot_ref& ref) const {

@@ -60,6 +60,8 @@ private:
   /// Makes one layer of a long chain, after the answer. Gives way to whoever needs the snapshot
   /// meanwhile, unless the chain is too long. `unpacked`: it will be laid below a workspace again.
   co<result<void>> flatten(snapshot_ref ref, std::string tenant, uint32_t layers, bool unpacked);
+  /// Brings what the registry says of the layers of a snapshot to what they are.
+  co<result<void>> note_layers(snapshot_ref ref, std::string tenant);
   void give_way(const std::string& id);
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);

@@ -5,6 +5,7 @@
 #include "messages/unique_fd.hpp"
 #include "snapshot/oci_image.hpp"
 #include "snapshot/repository.hpp"
+#include "snapshot/staging.hpp"
 #include "snapshot/unpack.hpp"
 
 #include <fcntl.h>
@@ -36,21 +37,20 @@ void print(const snapshot_info& x) {
               static_cast<unsigned long long>(x.stored_bytes), x.name.c_str());
 }
 
-/// What others made becomes a snapshot by way of a tree: `unpack` makes it in a folder that goes
-/// afterwards, and gives its path.
+/// What others made becomes a snapshot by way of a tree: `unpack` makes it in a folder in the store
+/// that goes afterwards (or, if this process dies, with the next sweep), and gives its path.
 template <class Unpack>
 result<snapshot_info> import_tree(snapshot::repository& repository, const snapshot_ref& ref,
                                   const Unpack& unpack) {
-  std::string folder = fs::temp_directory_path() / "troupe-import-XXXXXX";
-  if (!::mkdtemp(folder.data()))
-    return unexpected(make_error(errc::snapshot_restore_error, op::write, "cannot make " + folder));
+  auto place = snapshot::staging::make(ref.base_path + "/import");
+  if (!place)
+    return unexpected(std::move(place.error()));
+  auto folder = place->path();
   auto taken = unpack(folder).and_then([&](const std::string& root) {
     unique_fd fd{::open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     snapshot::persist_request request{ref, "", "default", fd.get(), {}, ""};
     return repository.persist(request, {}, {});
   });
-  std::error_code ignored;
-  fs::remove_all(folder, ignored);
   return taken.map([](snapshot_outcome x) { return std::move(x.info); });
 }
 

@@ -209,13 +209,16 @@ result<unique_fd> blob_store::make_file(std::string& name) const {
         ::openat(layers_.get(), folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       return static_cast<bool>(fresh_);
     };
+    auto make = [&](const char* path) {
+      return ::mkdirat(layers_.get(), path, 0700) == 0 || errno == EEXIST;
+    };
     if (!open()) {
-      ::mkdirat(layers_.get(), "new", 0700);
-      spread(layers_.get(), "new");
-      ::mkdirat(layers_.get(), folder.c_str(), 0700);
+      bool made = make("new");
+      if (made)
+        spread(layers_.get(), "new");
+      if (!made || !make(folder.c_str()) || !open())
+        return unexpected(cannot_store(base_path_, errno));
     }
-    if (!fresh_ && !open())
-      return unexpected(cannot_store(base_path_, errno));
   }
   int made = make_locked([&] {
     name = random_hex(16);
@@ -389,11 +392,15 @@ result<std::optional<blob_id>> blob_store::parse_reference(int fd) {
   if (n < 0)
     return unexpected(damaged(std::strerror(errno)));
   std::string_view bytes{text, static_cast<size_t>(n)};
-  if (!bytes.starts_with('{'))
+  bool begins = bytes.starts_with('{');
+  text[0] = '{';
+  auto id = first_manifest(bytes);
+  bool whole = id && reference_text(*id) == bytes;
+  // What begins otherwise is an archive, unless nothing but that is wrong with it.
+  if (!begins && !whole)
     return std::nullopt;
   // Not a byte may differ: anything else there is damage.
-  auto id = first_manifest(bytes);
-  if (id && reference_text(*id) == bytes)
+  if (begins && whole)
     return *id;
   return unexpected(damaged("the reference is damaged"));
 }
@@ -561,10 +568,9 @@ result<blob_store::collection> blob_store::collect() const {
       continue;
     }
     done.damaged.push_back(std::move(snapshot.error().with("snapshot_id", id)));
-    // A manifest that is gone names nothing any more; one that is damaged still may.
-    if (!manifest || has_blob((*manifest)->digest))
-      if (auto ok = keep_what_may_be_named({text, static_cast<size_t>(n)}, used); !ok)
-        return unexpected(std::move(ok.error()));
+    // A manifest that is not there may be another one in truth: its name may be what is damaged.
+    if (auto ok = keep_what_may_be_named({text, static_cast<size_t>(n)}, used); !ok)
+      return unexpected(std::move(ok.error()));
   }
   for (const auto& name : list_names(blobs_.get())) {
     struct stat st;

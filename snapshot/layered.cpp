@@ -34,6 +34,8 @@ constexpr uint64_t worth_remembering = 256 * 1024;
 /// A chain is long from here on; each layer costs every reader something.
 constexpr size_t long_chain = 16;
 
+constexpr size_t copy_size = 256 * 1024;
+
 int64_t now_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
@@ -385,7 +387,8 @@ result<void> restore_layered(const blob_store& store, const layered_snapshot& sn
 
 namespace {
 
-/// Copies what `x` is another name of from the newest layer that has it.
+/// Copies what `x` is another name of from the newest layer that has it. Its holes stay holes: they
+/// may be larger than the disk.
 tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::string>& older,
                                  tree_writer& out) {
   for (auto i = older.size(); i-- > 0;) {
@@ -397,17 +400,19 @@ tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::st
       continue;
     if (auto fault = out.begin_file(x.path, x.path))
       return fault;
-    file_source source{from.get()};
-    for (uint64_t at = 0;;) {
-      auto chunk = source.next();
-      if (!chunk)
-        return write_fault{EIO, {}, {}};
-      if (chunk->empty())
-        return out.end_file(at, st.st_mode & 07777, st.st_mtim);
-      if (auto fault = out.write_file(*chunk, at))
-        return fault;
-      at += chunk->size();
-    }
+    std::vector<char> buffer(copy_size);
+    for (off_t at = 0; (at = ::lseek(from.get(), at, SEEK_DATA)) >= 0;)
+      for (auto hole = ::lseek(from.get(), at, SEEK_HOLE); at < hole;) {
+        auto wanted = std::min(buffer.size(), static_cast<size_t>(hole - at));
+        auto n = ::pread(from.get(), buffer.data(), wanted, at);
+        if (n <= 0)
+          return write_fault{EIO, {}, {}};
+        if (auto fault = out.write_file({buffer.data(), static_cast<size_t>(n)},
+                                        static_cast<uint64_t>(at)))
+          return fault;
+        at += n;
+      }
+    return out.end_file(static_cast<uint64_t>(st.st_size), st.st_mode & 07777, st.st_mtim);
   }
   return write_fault{ENOENT, {}, {}};
 }

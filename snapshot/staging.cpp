@@ -109,6 +109,10 @@ bool staging::is_name(std::string_view name) {
          && name.find_first_not_of("0123456789abcdef", at + marker.size()) == name.npos;
 }
 
+std::string staging::path() const {
+  return (inside_ ? root_ : workspace::split_last(real_path(root_)).parent) + '/' + name_;
+}
+
 int staging::create(const std::string& prefix) {
   return make_locked([&] {
     name_ = prefix + std::string{marker} + random_hex(random_bytes);

@@ -32,6 +32,8 @@ public:
     return fd_.get();
   }
 
+  std::string path() const;
+
   /// Puts the new tree in place of the old one and removes the old one. Beside: in one step.
   /// Inside: entry by entry, put back on failure. The root keeps its mode and owner; a new one has
   /// the mode of the tree if `has_mode`, else 0755.

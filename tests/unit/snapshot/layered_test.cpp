@@ -4,6 +4,7 @@
 
 #include "hostile_tree.hpp"
 #include "support.hpp"
+#include "tests/unit/workspace/test_folder.hpp"
 
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
@@ -175,6 +176,125 @@ BOOST_AUTO_TEST_CASE(a_long_chain_is_flattened_and_stays_what_it_was) {
   BOOST_TEST(blobs().size() == 3u);
   check();
   BOOST_TEST(save().info.layers <= 2u);
+}
+
+/// A disk on which only so much more can be made; the rest of it is taken by `ballast` files.
+struct nearly_full_disk {
+  std::string ballast;
+  size_t files = 0;
+
+  explicit nearly_full_disk(const std::string& folder) : ballast(folder + "/.ballast") {
+    fs::create_directory(ballast);
+    while (unique_fd{::open(name(files).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)})
+      ++files;
+  }
+  ~nearly_full_disk() {
+    fs::remove_all(ballast);
+  }
+  std::string name(size_t i) const {
+    return ballast + '/' + std::to_string(i);
+  }
+  void leave_room_for_one_more_file() {
+    BOOST_REQUIRE(files > 0);
+    fs::remove(name(--files));
+  }
+};
+
+BOOST_AUTO_TEST_CASE(a_disk_that_is_full_at_any_step_leaves_the_snapshot_of_before) {
+  fs::create_directories(store);
+  troupe::test::private_tmpfs disk{store, "size=64m,nr_inodes=1000"};
+  if (!disk.mounted) {
+    BOOST_TEST_MESSAGE("cannot mount here");
+    return;
+  }
+  hostile_tree tree{root, 7};
+  for (int i = 0; i < 18; ++i) {
+    tree.change(4);
+    write_text(root + "/counter", std::to_string(i));
+    save();
+  }
+  // Folders that each try might else find missing.
+  constexpr std::string_view digits = "0123456789abcdef";
+  for (char high : digits)
+    for (char low : digits)
+      fs::create_directories(store + "/.layers/new/" + high + low);
+  auto before = describe_all(root);
+  auto is_what_it_was = [&] {
+    auto there = dir / "root/check";
+    require_restored(there);
+    auto same = describe_all(there) == before;
+    fs::remove_all(there);
+    return same && repo->verify(ref, {});
+  };
+  auto fd = open_dir(root);
+  persist_request request{ref, "session", "tenant", fd.get(), {}, "manifest"};
+  write_text(root + "/counter", "not saved");
+  size_t refused = 0;
+  repo->sweep(store);
+  auto kept = blobs();
+  {
+    nearly_full_disk full{store};
+    BOOST_REQUIRE(full.files > 5);
+    for (;; ++refused) {
+      auto saved = repo->persist(request, {}, {});
+      if (saved)
+        break;
+      BOOST_REQUIRE_MESSAGE(saved.error().code == errc::no_space, saved.error().context);
+      BOOST_REQUIRE(is_what_it_was());
+      repo->sweep(store);
+      BOOST_REQUIRE((blobs() == kept));
+      full.leave_room_for_one_more_file();
+    }
+  }
+  BOOST_TEST(refused > 0);
+  before = describe_all(root);
+  BOOST_TEST(is_what_it_was());
+  repo->sweep(store);
+  kept = blobs();
+  {
+    nearly_full_disk full{store};
+    for (refused = 0;; ++refused) {
+      auto flat = repo->flatten(ref, {});
+      if (flat) {
+        BOOST_TEST(*flat);
+        break;
+      }
+      BOOST_REQUIRE_MESSAGE(flat.error().code == errc::no_space, flat.error().context);
+      BOOST_REQUIRE(is_what_it_was());
+      repo->sweep(store);
+      BOOST_REQUIRE((blobs() == kept));
+      full.leave_room_for_one_more_file();
+    }
+  }
+  BOOST_TEST(refused > 0);
+  BOOST_TEST(is_what_it_was());
+  BOOST_TEST(repo->inspect(ref)->layers == 1u);
+  repo->sweep(store);
+  BOOST_TEST(blobs().size() == 3u);
+}
+
+BOOST_AUTO_TEST_CASE(a_damaged_reference_loses_nothing_that_it_may_have_named) {
+  write_text(root + "/a", std::string(1000, 'a'));
+  save("whole");
+  write_text(root + "/a", std::string(2000, 'b'));
+  save("hurt");
+  auto path = store + "/hurt.tar";
+  auto good = read_text(path);
+  auto there = blobs();
+  for (size_t at = 0; at < good.size(); ++at) {
+    auto bad = good;
+    bad[at] ^= 1;
+    write_text(path, bad);
+    repo->sweep(store);
+    BOOST_REQUIRE_MESSAGE(blobs() == there, "byte " << at);
+  }
+  write_text(path, good.substr(0, good.size() / 2));
+  repo->sweep(store);
+  BOOST_TEST((blobs() == there));
+  write_text(path, good);
+  check("hurt");
+  BOOST_TEST(repo->remove(local_ref(store, "hurt")).has_value());
+  BOOST_TEST(blobs().size() == 3u);
 }
 
 BOOST_AUTO_TEST_CASE(snapshots_share_layers_and_live_without_each_other) {
@@ -409,6 +529,24 @@ BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, seeds(10), s
     ::umount2(merged.c_str(), MNT_DETACH);
   }};
   apart.join();
+}
+
+BOOST_AUTO_TEST_CASE(a_sparse_file_with_a_name_in_a_later_layer_stays_sparse) {
+  auto cached = make_repository(2, {dir / "cache", 1 << 30});
+  write_text(root + "/a", "start");
+  fs::resize_file(root + "/a", 1 << 26);
+  save("one");
+  fs::create_hard_link(root + "/a", root + "/b");
+  auto saved = save("two", "one");
+  BOOST_TEST(saved.info.layers == 2u);
+  auto lease = cached->lease(local_ref(store, "two"), {});
+  if (!lease)
+    return;
+  struct stat st;
+  BOOST_REQUIRE_EQUAL(::stat(((*lease)->folders.back() + "/b").c_str(), &st), 0);
+  BOOST_TEST(st.st_size == 1 << 26);
+  BOOST_TEST(st.st_blocks < 1000);
+  BOOST_TEST(read_text((*lease)->folders.back() + "/b").starts_with("start"));
 }
 
 BOOST_AUTO_TEST_CASE(a_layer_is_unpacked_once_and_goes_only_when_nobody_holds_it) {
