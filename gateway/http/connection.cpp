@@ -201,8 +201,8 @@ void connection::read_body(uint64_t turn, size_t max, body_reader::read_done don
     if (self->body_read_)
       return call(
         done, unexpected(make_error(errc::internal, op::request, "a read is already under way")));
-    self->body_read_ = {max, std::move(done)};
-    self->read_deadline_ = steady_clock::now() + self->options().body_timeout;
+    self->body_read_ = {max, std::move(done), {}};
+    self->wait_for_body(0);
     self->serve_body();
   });
 }
@@ -326,7 +326,7 @@ void connection::on_read(const error_code& ec, size_t n) {
   if (phase_ == phase::upgraded)
     return hand_over();
   if (body_read_)
-    read_deadline_ = steady_clock::now() + options().body_timeout;
+    wait_for_body(n);
   use_bytes();
 }
 
@@ -391,6 +391,7 @@ void connection::begin_request() {
   request_.method = head_.method;
   request_.request_id = choose_request_id(head_.headers);
   request_.body_limit = options().body_limit;
+  request_.body_patience = options().body_timeout;
 }
 
 void connection::run_request() {
@@ -427,6 +428,17 @@ void connection::serve_body() {
                                     small_read, std::max(body_read_->max, small_read)));
   else if (in_.size() < small_read)
     want_bytes(small_read);
+}
+
+void connection::wait_for_body(size_t received) {
+  auto now = steady_clock::now();
+  auto& patience = request_.body_patience;
+  if (received > 0)
+    patience -= now - body_read_->since;
+  patience += std::chrono::seconds{received} / options().min_body_rate;
+  patience = std::min<steady_clock::duration>(patience, options().body_timeout);
+  body_read_->since = now;
+  read_deadline_ = now + patience;
 }
 
 void connection::fill_body_read() {

@@ -70,7 +70,8 @@ private:
     bool expects_continue = false;
     steady_clock::time_point began;
     uint64_t body_limit = 0;
-    int status = 0; ///< of the answer; 0: none yet
+    steady_clock::duration body_patience{}; ///< how long reads may still wait; bytes add to it
+    int status = 0;                         ///< of the answer; 0: none yet
     std::optional<error> body_failure;
     std::function<void()> on_disconnect;
   };
@@ -78,6 +79,7 @@ private:
   struct pending_read {
     size_t max;
     body_reader::read_done done;
+    steady_clock::time_point since; ///< the wait for the next byte
   };
 
   template <class F>
@@ -93,6 +95,8 @@ private:
   void run_request();
   void refuse(int status, const error& failure);
   void serve_body();
+  /// Bounds the wait for the next bytes, after `received` of them.
+  void wait_for_body(size_t received);
   void fill_body_read();
   void finish_body_read(result<body_reader::chunk> piece);
   bool send_continue();

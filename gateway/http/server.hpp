@@ -24,9 +24,12 @@ struct server_options {
   /// for a request to be complete. If all have one running, it is closed at once, without an
   /// answer.
   size_t max_connections = 8192;
-  std::chrono::milliseconds header_timeout{15'000};    ///< from accept, later from the first byte
-  std::chrono::milliseconds idle_timeout{120'000};     ///< between two requests
-  std::chrono::milliseconds body_timeout{60'000};      ///< without a byte while a handler reads
+  std::chrono::milliseconds header_timeout{15'000}; ///< from accept, later from the first byte
+  std::chrono::milliseconds idle_timeout{120'000};  ///< between two requests
+  std::chrono::milliseconds body_timeout{60'000};   ///< without a byte while a handler reads
+  /// Bytes of body per second while a handler reads. A client may fall behind by `body_timeout`:
+  /// one that sends a byte now and then would else hold its connection for ever.
+  int64_t min_body_rate = 64;
   std::chrono::milliseconds write_timeout{60'000};     ///< without the client taking a byte
   size_t header_limit = 16 * 1024;                     ///< bytes, with the request line
   uint64_t body_limit = 8 * 1024 * 1024;               ///< until `exchange::set_body_limit`

@@ -470,6 +470,44 @@ BOOST_AUTO_TEST_CASE(a_body_that_stalls_is_cancelled) {
   BOOST_TEST(c.closed());
 }
 
+BOOST_AUTO_TEST_CASE(a_body_that_only_drips_is_cancelled) {
+  options.body_timeout = 100ms;
+  auto c = connect();
+  c.send("POST /hold HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
+  auto x = held.take();
+  // Each byte comes in time, but is worth 16 ms.
+  for (int i = 0; i < 1000; ++i) {
+    mailbox<std::string> got;
+    x->body().read(1, [&](auto piece) { got.put(outcome(piece)); });
+    std::this_thread::sleep_for(30ms);
+    c.send("x");
+    auto piece = got.take();
+    if (piece != "x") {
+      BOOST_TEST(piece == "cancelled");
+      BOOST_TEST(i > 1);
+      BOOST_TEST(c.closed());
+      return;
+    }
+  }
+  BOOST_ERROR("it goes on dripping");
+}
+
+BOOST_AUTO_TEST_CASE(a_body_that_comes_fast_outlives_the_time_that_a_read_may_wait) {
+  options.body_timeout = 100ms;
+  auto c = connect();
+  c.send("POST /hold HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n");
+  auto x = held.take();
+  auto began = std::chrono::steady_clock::now();
+  for (int i = 0; i < 10; ++i) {
+    mailbox<std::string> got;
+    x->body().read(100, [&](auto piece) { got.put(outcome(piece)); });
+    std::this_thread::sleep_for(20ms);
+    c.send(std::string(100, 'x'));
+    BOOST_TEST(got.take() == std::string(100, 'x'));
+  }
+  BOOST_TEST((std::chrono::steady_clock::now() - began > 200ms));
+}
+
 BOOST_AUTO_TEST_CASE(a_small_body_that_nobody_reads_does_not_cost_the_connection) {
   auto c = connect();
   c.post("/ignore", std::string(200'000, 'x'));
