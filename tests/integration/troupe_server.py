@@ -90,6 +90,21 @@ class Server:
         return status, json.loads(text) if text else None
 
 
+class DescribedServer(Server):
+    """One whose answers must be as its /openapi.json says."""
+
+    document = None
+
+    def json(self, method, path, body=None, headers=None):
+        status, answer = super().json(method, path, body, headers)
+        if self.document is None:
+            from api_document import ApiDocument  # only here: not every user has its modules
+
+            self.document = ApiDocument(super().json("GET", "/openapi.json")[1])
+        self.document.check(method, path, body, status, answer)
+        return status, answer
+
+
 class ServerTest(unittest.TestCase):
     """Tests that share one server."""
 
@@ -97,7 +112,7 @@ class ServerTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server(cls.config)
+        cls.server = DescribedServer(cls.config)
 
     @classmethod
     def tearDownClass(cls):
