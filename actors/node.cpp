@@ -94,16 +94,13 @@ void node_state::restart(const std::function<void()>& again) {
 co<result<node_info>> node_state::info() {
   node_info x;
   x.id = shared_.config.node_id;
-  x.address = shared_.config.address;
   x.status = down_ ? "draining" : "up";
   x.capacity = shared_.config.max_sessions;
   x.version = TROUPE_VERSION;
   for (const auto& supervisor : shared_.directory.supervisors()) {
     auto counts = co_await ask<session_counts>(self_, supervisor, count_sessions{});
-    if (!counts)
-      continue;
-    x.sessions += counts->total;
-    x.running += counts->running;
+    if (counts)
+      x.sessions += counts->total;
   }
   co_return x;
 }

@@ -21,9 +21,13 @@ constexpr int schema_version = 2;
 /// Events kept in the journal; the oldest go first.
 constexpr int64_t journal_limit = 200'000;
 
+/// The index by it is only used by a query that says the same.
+const std::string session_of_snapshot
+  = "CASE WHEN json_valid(body) THEN json_extract(body, '$.session_id') END";
+
 /// A spec is written once and may be large; what changes lies apart from it. Row ids keep what is
 /// made together on the same few pages, whatever the ids of the sessions are.
-constexpr const char* schema = R"(
+const std::string schema = R"(
   CREATE TABLE IF NOT EXISTS sessions (
     row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
     created_at INTEGER NOT NULL, status TEXT NOT NULL, labels TEXT NOT NULL, live TEXT NOT NULL
@@ -37,8 +41,8 @@ constexpr const char* schema = R"(
   CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_at INTEGER NOT NULL, body TEXT NOT NULL
   ) WITHOUT ROWID;
-  CREATE INDEX IF NOT EXISTS snapshots_by_session
-    ON snapshots (CASE WHEN json_valid(body) THEN json_extract(body, '$.session_id') END, id);
+  CREATE INDEX IF NOT EXISTS snapshots_by_session ON snapshots ()"
+                           + session_of_snapshot + R"(, id);
 )";
 
 /// Version 1 kept the spec in the row of its session.
@@ -108,6 +112,7 @@ std::string live_text(const session_live& x) {
     {"workspace_root_ready", x.workspace_root_ready},
     {"base_snapshot", x.base_snapshot},
     {"checkpoints", x.checkpoints},
+    {"event_seq", x.event_seq},
   });
 }
 
@@ -164,6 +169,7 @@ result<session_record> record_of(const session_row& row) {
   take(*live, "workspace_root_ready", out.live.workspace_root_ready);
   take(*live, "base_snapshot", out.live.base_snapshot);
   take(*live, "checkpoints", out.live.checkpoints);
+  take(*live, "event_seq", out.live.event_seq);
   out.spec.state.snapshot_fingerprint = out.live.snapshot_fingerprint;
   out.spec.state.snapshot_fingerprint_version = out.live.snapshot_fingerprint_version;
   out.spec.state.workspace_root_ready = out.live.workspace_root_ready;
@@ -256,6 +262,16 @@ struct registry_db::impl {
 
   result<void> run(std::string_view text, std::initializer_list<bind_value> values) {
     return query(text, values, [](sqlite3_stmt*) {});
+  }
+
+  /// A record is not written with each event: the journal knows the newest.
+  result<void> count_events(session_record& record) {
+    auto& last = record.live.event_seq;
+    return query("SELECT json_extract(body, '$.seq') FROM events WHERE session_id = ? "
+                 "ORDER BY id DESC LIMIT 1",
+                 {std::string_view{record.spec.id}}, [&](sqlite3_stmt* row) {
+                   last = std::max(last, static_cast<uint64_t>(sqlite3_column_int64(row, 0)));
+                 });
   }
 };
 
@@ -367,6 +383,8 @@ result<session_record> registry_db::get(const get_record& request) {
                          "JOIN specs USING (row) WHERE id = ?",
                          {std::string_view{request.id}},
                          [&](sqlite3_stmt* row) { found = record_of(session_columns(row)); });
+  if (ok && found)
+    ok = impl_->count_events(*found);
   if (!ok)
     return unexpected(std::move(ok.error()));
   return found;
@@ -390,6 +408,9 @@ result<std::vector<session_record>> registry_db::load(const load_records& reques
     return unexpected(std::move(ok.error()));
   if (damaged)
     return unexpected(std::move(*damaged));
+  for (auto& record : out)
+    if (auto counted = impl_->count_events(record); !counted)
+      return unexpected(std::move(counted.error()));
   return out;
 }
 
@@ -497,22 +518,25 @@ result<void> registry_db::drop(const drop_snapshot_record& request) {
 
 namespace {
 
-constexpr const char* any_snapshots
+constexpr std::string_view any_snapshots
   = "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
     "AND id > ?2 AND (?3 = '' OR id = ?3) AND ?5 = '' ORDER BY id LIMIT ?4";
 
 /// By its index, whatever the tenant has.
-constexpr const char* snapshots_of_session
+const std::string snapshots_of_session
   = "SELECT id, tenant, created_at, body FROM snapshots WHERE (?1 = '' OR tenant = ?1) "
     "AND id > ?2 AND (?3 = '' OR id = ?3) "
-    "AND CASE WHEN json_valid(body) THEN json_extract(body, '$.session_id') END = ?5 "
-    "ORDER BY id LIMIT ?4";
+    "AND "
+    + session_of_snapshot
+    + " = ?5 "
+      "ORDER BY id LIMIT ?4";
 
 } // namespace
 
 result<snapshot_page> registry_db::list(const list_snapshots& request) {
   snapshot_page page;
-  auto ok = impl_->query(request.session_id.empty() ? any_snapshots : snapshots_of_session,
+  auto ok = impl_->query(request.session_id.empty() ? any_snapshots
+                                                    : std::string_view{snapshots_of_session},
                          {std::string_view{request.tenant}, std::string_view{request.cursor},
                           std::string_view{request.id}, int64_t{request.limit} + 1,
                           std::string_view{request.session_id}},

@@ -35,7 +35,6 @@ struct retention_policy {
 struct node_config {
   std::string node_id = "local";
   std::string state_dir;
-  std::string address;
   backend_kind default_backend = backend_kind::isolated;
   uint32_t shards = 8;
   uint32_t max_sessions = 10'000;

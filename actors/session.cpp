@@ -69,6 +69,7 @@ session_impl::session_impl(self_ptr<handle_type> self, services& shared, session
     policy_(workspace::path_policy::make(record_.spec.state.manifest.root,
                                          record_.spec.state.manifest.extra_path_grants)
               .value()) {
+  event_seq_ = record_.live.event_seq;
   preserved_ = record_.live.workspace_root_ready && !record_.spec.resumed;
   if (adopted) {
     up_ = record_.live.status == session_status::running;
@@ -199,6 +200,11 @@ session_impl::handle_type::behavior_type session_impl::make_behavior() {
 
 co<result<session_view>> session_impl::start(std::optional<workspace_conflict> asked) {
   auto turn = co_await lifecycle_.acquire();
+  if (is_expired())
+    co_return unexpected(
+      conflict("the session's lifetime is over")
+        .with("max_lifetime_s",
+              std::chrono::nanoseconds{std::chrono::milliseconds{*record_.spec.max_lifetime_ms}}));
   // What was acknowledged since the last stop is in the live workspace only: nobody who starts a
   // running session again, or one after a crash, means to lose it.
   bool unsaved = interrupted_ || record_.live.status == session_status::running;
@@ -710,6 +716,7 @@ co<result<materialized_files>> session_impl::apply(apply_manifest request) {
 
 co<result<void>> session_impl::save() {
   record_.live.last_used_at_ms = now_ms();
+  record_.live.event_seq = event_seq_;
   put_live change{record_.spec.id, record_.live};
   co_return co_await ask<void>(self_, shared_.directory.registry(), std::move(change));
 }
@@ -743,14 +750,18 @@ void session_impl::schedule_expiry() {
     tell_later(self_, std::chrono::seconds{1}, action{[this] { check_expiry(); }});
 }
 
+bool session_impl::is_expired() const {
+  const auto& longest = record_.spec.max_lifetime_ms;
+  return longest && now_ms() - record_.live.created_at_ms >= *longest;
+}
+
 void session_impl::check_expiry() {
   auto now = now_ms();
   const auto& spec = record_.spec;
   const auto& live = record_.live;
   bool idle = spec.idle_timeout_ms && in_flight_ == 0
               && now - live.last_used_at_ms >= *spec.idle_timeout_ms;
-  bool old = spec.max_lifetime_ms && now - live.created_at_ms >= *spec.max_lifetime_ms;
-  if (up_ && (idle || old))
+  if (up_ && (idle || is_expired()))
     launch<session_view>(scope_, close(), [](const result<session_view>&) {});
   schedule_expiry();
 }

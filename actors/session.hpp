@@ -159,6 +159,7 @@ private:
   caf::result<void> on_notice(backends::sandbox_notice& x);
   /// Closes the session when its idle time or its lifetime is over.
   void schedule_expiry();
+  bool is_expired() const;
   void check_expiry();
 
   session_view view() const;

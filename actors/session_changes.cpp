@@ -136,17 +136,13 @@ co<result<void>> session_impl::extract_commit(commit_extract x) {
   auto work = [file = archive->file, root = root_, limits = record_.spec.archives, who = *who,
                top = file_system_, stop = stop_.get_token()]() -> result<void> {
     const auto& path = file->target->path;
-    unique_fd grant;
-    if (path.grant >= 0) {
-      auto base = open_grant(path, top, who);
-      if (!base)
-        return unexpected(std::move(base.error()));
-      grant = std::move(*base);
-    }
+    auto grant = open_grant(path, top, who);
+    if (!grant)
+      return unexpected(std::move(grant.error()));
     backends::acting_as_if identity{who};
     snapshot::extract_request request;
     request.archive_fd = file->fd.get();
-    request.root_fd = grant ? grant.get() : root->get();
+    request.root_fd = *grant ? grant->get() : root->get();
     request.path = path.relative;
     request.shown = path.absolute;
     request.scheme = file->target->scheme;

@@ -84,6 +84,8 @@ std::string session_impl::file_data(const std::string& path, const std::optional
 result<unique_fd> session_impl::open_grant(const workspace::resolved_path& path,
                                            const std::function<result<unique_fd>()>& file_system,
                                            const std::optional<backends::user_ids>& who) {
+  if (path.grant < 0)
+    return unique_fd{};
   auto top = file_system();
   if (!top)
     return unexpected(std::move(top.error()));
@@ -139,15 +141,11 @@ co<result<T>> session_impl::with_path(op operation, std::string path,
     change.emplace(*this);
   auto target = *resolved;
   auto attempt = [target, work, who = *who, top = file_system_](int root_fd) -> result<T> {
-    unique_fd grant;
-    if (target.grant >= 0) {
-      auto base = open_grant(target, top, who);
-      if (!base)
-        return unexpected(std::move(base.error()));
-      grant = std::move(*base);
-    }
+    auto grant = open_grant(target, top, who);
+    if (!grant)
+      return unexpected(std::move(grant.error()));
     backends::acting_as_if identity{who};
-    return work(grant ? grant.get() : root_fd, target);
+    return work(*grant ? grant->get() : root_fd, target);
   };
   auto job = [attempt, root = root_] { return attempt(root->get()); };
   auto done = co_await offload<T>(self_, shared_.io, record_.spec.tenant, std::move(job));

@@ -67,8 +67,6 @@ supervisor_state::handle_type::behavior_type supervisor_state::make_behavior() {
     [this](const count_sessions&) -> caf::result<session_counts> {
       session_counts counts;
       counts.total = static_cast<uint32_t>(children_.size());
-      for (const auto& [id, x] : children_)
-        counts.running += x->phase == child_phase::running;
       return counts;
     },
     [](action& work) { work(); },
@@ -121,6 +119,7 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
   if (draining_)
     co_return unexpected(make_error(errc::overloaded, op::resume, "the server is shutting down"));
   spec.resumed = true;
+  uint64_t event_seq = 0;
   if (auto valid = complete(spec); !valid)
     co_return unexpected(std::move(valid.error()));
   if (auto i = children_.find(spec.id); i != children_.end()) {
@@ -149,11 +148,16 @@ co<result<session_view>> supervisor_state::resume(session_spec spec) {
       (void) closed; // one that is dead already is closed
       self_->send_exit(backend, caf::exit_reason::kill);
     }
+    get_record query{spec.id};
+    auto before
+      = co_await ask<session_record>(self_, shared_.directory.registry(), std::move(query));
+    if (before)
+      event_seq = before->live.event_seq;
   }
-  co_return co_await launch_child(std::move(spec));
+  co_return co_await launch_child(std::move(spec), event_seq);
 }
 
-co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
+co<result<session_view>> supervisor_state::launch_child(session_spec spec, uint64_t event_seq) {
   if (draining_)
     co_return unexpected(make_error(errc::overloaded, op::create, "the server is shutting down"));
   const bool known = children_.contains(spec.id);
@@ -161,6 +165,7 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec) {
     co_return unexpected(make_error(errc::quota_exceeded, op::create, "too many sessions")
                            .with("limit", static_cast<int64_t>(shared_.config.max_sessions)));
   session_record record;
+  record.live.event_seq = event_seq;
   record.live.created_at_ms = now_ms();
   record.live.last_used_at_ms = record.live.created_at_ms;
   record.live.snapshot_fingerprint = spec.state.snapshot_fingerprint;

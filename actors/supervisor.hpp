@@ -70,7 +70,7 @@ private:
   /// Checks and completes what a client sent.
   result<void> complete(session_spec& spec) const;
   /// Writes the record, spawns the actors and starts the session if the spec says so.
-  co<result<session_view>> launch_child(session_spec spec);
+  co<result<session_view>> launch_child(session_spec spec, uint64_t event_seq = 0);
   std::unique_ptr<child> make_child(const session_spec& spec) const;
   result<void> spawn_child(const session_record& record);
   /// Takes over the actors that a dead supervisor left; false if there are none.

@@ -80,9 +80,6 @@ int serve(serve_config config) {
   if (config.node.isolated.disk_images)
     if (auto own = backends::isolated::leave_the_host_s_mounts(); !own)
       return fail(own.error());
-  auto host_part
-    = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
-  config.node.address = host_part + ":" + std::to_string(config.port);
   auto host = actors::node_host::start(config.node, [] {
     std::fprintf(stderr, "troupe: its actors died too often; the process ends\n");
     ::_exit(3);
@@ -117,6 +114,8 @@ int serve(serve_config config) {
   context->node_id = config.node.node_id;
   // The port is chosen when the server listens, which it does before anything can ask.
   std::atomic<uint16_t> port{config.port};
+  auto host_part
+    = config.host.find(':') == std::string::npos ? config.host : "[" + config.host + "]";
   context->address = [host_part, &port] { return host_part + ":" + std::to_string(port.load()); };
   context->keys = config.keys;
   context->snapshot_roots = config.snapshot_roots;

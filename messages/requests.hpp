@@ -136,7 +136,6 @@ struct count_sessions {};
 /// Live sessions of a shard by status.
 struct session_counts {
   uint32_t total = 0;
-  uint32_t running = 0;
 };
 
 // -- session
@@ -450,10 +449,8 @@ struct get_node {};
 
 struct node_info {
   std::string id;
-  std::string address;
   std::string status;
   uint32_t sessions = 0;
-  uint32_t running = 0;
   uint32_t capacity = 0;
   std::string version;
 };
@@ -573,7 +570,7 @@ auto inspect(Inspector& f, count_sessions& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, session_counts& x) {
-  return inspect_object(f, x, field("total", x.total), field("running", x.running));
+  return inspect_object(f, x, field("total", x.total));
 }
 
 template <class Inspector>
@@ -837,9 +834,8 @@ auto inspect(Inspector& f, get_node& x) {
 
 template <class Inspector>
 auto inspect(Inspector& f, node_info& x) {
-  return inspect_object(f, x, field("id", x.id), field("address", x.address),
-                        field("status", x.status), field("sessions", x.sessions),
-                        field("running", x.running), field("capacity", x.capacity),
+  return inspect_object(f, x, field("id", x.id), field("status", x.status),
+                        field("sessions", x.sessions), field("capacity", x.capacity),
                         field("version", x.version));
 }
 

@@ -126,6 +126,7 @@ struct session_live {
   bool workspace_root_ready = false;
   std::string base_snapshot; ///< id of what the workspace came from, or was last saved to
   std::vector<std::string> checkpoints; ///< ids of its restore points, the oldest first
+  uint64_t event_seq = 0;               ///< of its last event
 };
 
 /// The durable record of a session; its owner of truth is the registry. What `live` repeats of
@@ -139,7 +140,7 @@ struct session_record {
 struct session_usage {
   int64_t cpu_ms = 0;
   int64_t memory_bytes = 0;
-  int64_t disk_bytes = 0;
+  std::optional<int64_t> disk_bytes; ///< where the workspace is a file system of its own
   int32_t pids = 0;
 };
 
@@ -220,7 +221,7 @@ auto inspect(Inspector& f, session_live& x) {
     field("snapshot_fingerprint", x.snapshot_fingerprint),
     field("snapshot_fingerprint_version", x.snapshot_fingerprint_version),
     field("workspace_root_ready", x.workspace_root_ready), field("base_snapshot", x.base_snapshot),
-    field("checkpoints", x.checkpoints));
+    field("checkpoints", x.checkpoints), field("event_seq", x.event_seq));
 }
 
 template <class Inspector>

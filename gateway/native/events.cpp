@@ -13,12 +13,19 @@ std::string render(const event& x) {
          + "\ndata: " + dump_json(event_to_json(x)) + "\n\n";
 }
 
-/// An endless answer: each piece is one poll of the event hub. A client that does not read is not
-/// polled for, so it costs nothing and finds what it missed in the journal.
+/// How late the stream of a session may notice that it is gone.
+constexpr int64_t session_wait_ms = 5000;
+
+/// Keeps a connection, and finds out whether it is alive.
+constexpr std::string_view heartbeat = ": still here\n\n";
+
+/// The pieces of an answer without an end of its own: each is one poll of the event hub. A client
+/// that does not read is not polled for, so it costs nothing and finds what it missed in the
+/// journal. The stream of a session ends with it.
 class event_stream : public body_source {
 public:
-  event_stream(bridge& asker, std::function<event_hub_actor()> hub, poll_events first)
-    : bridge_(asker), hub_(std::move(hub)), request_(std::move(first)) {}
+  event_stream(bridge& asker, std::shared_ptr<const api_context> context, poll_events first)
+    : bridge_(asker), context_(std::move(context)), request_(std::move(first)) {}
 
   void next(next_done done) override {
     auto state = state_;
@@ -29,9 +36,11 @@ public:
         request_.from_now = false;
       }
     }
+    auto& asker = bridge_;
     bridge_.ask<event_page>(
-      hub_(),
-      [done = std::move(done), state](result<event_page> x) {
+      context_->events(),
+      [done = std::move(done), state, context = context_, &asker, id = request_.session_id,
+       tenant = request_.tenant](result<event_page> x) {
         if (!x) {
           done(unexpected(std::move(x.error())));
           return;
@@ -43,9 +52,19 @@ public:
         std::string text;
         for (const auto& e : x->items)
           text += render(e);
-        if (text.empty())
-          text = ": still here\n\n"; // keeps the connection and finds out whether it is alive
-        done(std::vector<char>(text.begin(), text.end()));
+        if (!text.empty()) {
+          done(std::vector<char>(text.begin(), text.end()));
+        } else if (id.empty()) {
+          done(std::vector<char>(heartbeat.begin(), heartbeat.end()));
+        } else {
+          auto there = [done](const result<session_view>& session) {
+            if (!session && session.error().code == errc::not_found)
+              done(std::nullopt);
+            else
+              done(std::vector<char>(heartbeat.begin(), heartbeat.end()));
+          };
+          asker.ask<session_view>(context->supervisor_of(id), there, peek_session{id, tenant});
+        }
       },
       request_);
   }
@@ -57,7 +76,7 @@ private:
   };
 
   bridge& bridge_;
-  std::function<event_hub_actor()> hub_;
+  std::shared_ptr<const api_context> context_;
   poll_events request_;
   std::shared_ptr<position> state_ = std::make_shared<position>();
 };
@@ -79,6 +98,8 @@ void api::stream_events(call c, const std::string& session_id) {
   poll_events request;
   request.tenant = c.tenant;
   request.session_id = session_id;
+  if (!session_id.empty())
+    request.wait_ms = session_wait_ms;
   auto last = std::string{c.head().headers.get("Last-Event-ID").value_or("")};
   if (last.empty()) {
     // A session's stream begins with all its events, the node's with what comes from now on.
@@ -94,7 +115,7 @@ void api::stream_events(call c, const std::string& session_id) {
   response answer;
   answer.headers.add("Content-Type", "text/event-stream");
   answer.headers.add("Cache-Control", "no-store");
-  answer.stream = std::make_unique<event_stream>(bridge_, context_->events, std::move(request));
+  answer.stream = std::make_unique<event_stream>(bridge_, context_, std::move(request));
   c.http->respond(std::move(answer));
 }
 

@@ -279,7 +279,7 @@ json session_to_json(const session_view& x, bool with_state) {
     {"usage",
      {{"cpu_s", static_cast<double>(x.usage.cpu_ms) / 1000.0},
       {"memory_bytes", x.usage.memory_bytes},
-      {"disk_bytes", x.usage.disk_bytes},
+      {"disk_bytes", x.usage.disk_bytes ? json(*x.usage.disk_bytes) : json(nullptr)},
       {"pids", x.usage.pids}}},
     {"limits", limits_to_json(spec.state.limits)},
     {"network", network_to_json(spec.state)},

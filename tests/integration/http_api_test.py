@@ -1,6 +1,7 @@
 """The HTTP API as a client sees it."""
 
 import base64
+import itertools
 import json
 import os
 import socket
@@ -421,6 +422,27 @@ class Operation(ServerTest):
         again = self.read_stream(path, 2, {"Last-Event-ID": events[1][0]})
         self.assertEqual([e["seq"] for _, e in again], [3, 4])
 
+    def test_a_session_s_trail_ends_with_it(self):
+        session = self.create()
+        path = f"/v1/sessions/{session['id']}"
+        connection = self.server.connect()
+        connection.request("GET", path + "/events")
+        trail = connection.getresponse()
+        self.assertEqual(trail.readline()[:4], b"id: ")
+        self.server.json("DELETE", path)
+        self.assertIn(b'"seq":2', trail.read())
+        connection.close()
+
+    def test_a_session_that_lived_too_long_does_not_start_again(self):
+        session = self.create(max_lifetime_s=0.1)
+        path = f"/v1/sessions/{session['id']}"
+        self.wait_for(
+            lambda: self.server.json("GET", path)[1]["status"] == "stopped", "it lives on"
+        )
+        answer = self.server.json("POST", path + "/start")
+        self.assertError(answer, 409, "conflict")
+        self.assertEqual(answer[1]["error"]["context"]["max_lifetime_s"], 0.1)
+        self.assertEqual(self.server.json("GET", path)[1]["status"], "stopped")
 
     def test_web_pages_of_other_origins_are_refused_without_keys(self):
         for host, origin, status in (
@@ -515,6 +537,16 @@ class LocalSources(ServerTest):
 
 
 class Process(unittest.TestCase):
+    def trail(self, server, path, count):
+        """The first events of a session."""
+        connection = server.connect()
+        connection.request("GET", path + "/events")
+        lines = (line.decode() for line in connection.getresponse())
+        data = (json.loads(line[6:]) for line in lines if line.startswith("data: "))
+        events = list(itertools.islice(data, count))
+        connection.close()
+        return events
+
     def test_a_clean_stop_brings_sessions_into_snapshots_and_they_resume(self):
         server = Server()
         try:
@@ -530,6 +562,10 @@ class Process(unittest.TestCase):
             server.json("POST", path + "/start")
             answer = server.json("POST", path + "/exec", {"command": "cat f"})
             self.assertEqual(answer[1]["stdout"], "kept\n")
+            # Of start, exec, close and what belongs to it, and after that of another process.
+            events = self.trail(server, path, 10)
+            self.assertEqual([x["seq"] for x in events], list(range(1, 11)))
+            self.assertGreater(sum(x["op"] == "start" for x in events), 2)
             server.stop()
         finally:
             server.close()
