@@ -1,6 +1,7 @@
 // What isolated sessions cost over HTTP and in process, against the kernel's own price, measured by
 // turns in this run: the same walls made by hand with one fork and exec, a helper already inside
-// such walls, and posix_spawn. One mode a call: latency, burst, together, idle. See README.md.
+// such walls, and posix_spawn. One mode a call: latency, burst, together, neighbours, idle. See
+// README.md.
 
 #include "backends/runtime.hpp"
 #include "bench/by_hand.hpp"
@@ -229,6 +230,44 @@ void together(const std::string& folder, size_t n, int commands) {
     ours, ours / plain, plain);
 }
 
+/// What one session's exec costs while another one does its worst.
+void neighbours(const std::string& folder, int commands) {
+  server s{folder, settings(0)};
+  http_client http{s.port()};
+  http_client other{s.port()};
+  auto mine = http_client::id_of(http.expect(201, "POST", "/v1/sessions", create_with_noop()));
+  auto measure = [&] {
+    std::vector<double> us;
+    for (int i = 0; i < commands; ++i)
+      us.push_back(timed([&] { exec(http, mine, run_noop); }));
+    return us;
+  };
+  measure();
+  auto alone = measure();
+  const std::pair<const char*, const char*> pressures[] = {
+    {"16 busy loops", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do while :; do :; done & "
+                      "done; wait"},
+    {"forks", "for i in 1 2 3 4; do while :; do /bin/true; done & done; wait"},
+    {"memory beyond its limit", "while :; do head -c 400m /dev/zero | tail -c 399m; done"},
+    {"writes to its workspace", "while :; do head -c 64m /dev/zero > f; done"},
+    {"writes to its /tmp", "while :; do head -c 32m /dev/zero > /tmp/f; done"},
+    {"output", "cat /dev/zero"},
+  };
+  for (auto [what, command] : pressures) {
+    auto id = http_client::id_of(
+      other.expect(201, "POST", "/v1/sessions", R"({"limits": {"memory_bytes": 268435456}})"));
+    other.expect(200, "POST", "/v1/sessions/" + id + "/pty",
+                 R"({"yield_time_ms": 300, "max_output_tokens": 10, "command": ")"
+                   + std::string{command} + "\"}");
+    auto beside = measure();
+    other.expect(204, "DELETE", "/v1/sessions/" + id);
+    std::printf("beside %-24s exec p50 %.2f ms = %.2f x alone (%.2f ms), p99 %.2f ms = %.2f x\n",
+                what, quantile(beside, 0.5) / 1000, quantile(beside, 0.5) / quantile(alone, 0.5),
+                quantile(alone, 0.5) / 1000, quantile(beside, 0.99) / 1000,
+                quantile(beside, 0.99) / quantile(alone, 0.99));
+  }
+}
+
 int64_t memory_used() {
   std::ifstream in{"/proc/meminfo"};
   std::string name;
@@ -321,6 +360,8 @@ int main(int argc, char** argv) {
       burst(folder, static_cast<size_t>(number(2, 100)), static_cast<size_t>(number(3, 0)));
     else if (mode == "together")
       together(folder, static_cast<size_t>(number(2, 100)), number(3, 10'000));
+    else if (mode == "neighbours")
+      neighbours(folder, number(2, 300));
     else if (mode == "idle")
       idle(folder, static_cast<size_t>(number(2, 2000)));
     else
