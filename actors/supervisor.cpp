@@ -15,8 +15,10 @@ namespace troupe::actors {
 
 namespace {
 
-/// Sessions that a drain closes at once, per shard.
-constexpr size_t drain_parallel = 8;
+/// Sessions that a drain closes at once, per shard: those that are saved wait for the store, whose
+/// queue is bounded; the others for the kernel, which ends many namespaces faster together.
+constexpr size_t drain_with_snapshot = 8;
+constexpr size_t drain_without_snapshot = 64;
 
 error no_such_session(const std::string& id) {
   return make_error(errc::not_found, op::request, "no such session").with("session_id", id);
@@ -321,50 +323,61 @@ co<result<void>> supervisor_state::drop_snapshots(std::string id, std::string te
 co<result<drain_report>> supervisor_state::drain(drain_sessions x) {
   draining_ = true;
   // Every session that is up is closed; the deadline ends the wait, not the work.
+  struct lane {
+    size_t at_once;
+    size_t running = 0;
+    std::deque<local_session_actor> waiting = {};
+  };
   struct progress {
     drain_report report;
-    std::deque<local_session_actor> waiting;
-    size_t running = 0;
+    lane saved{drain_with_snapshot};
+    lane unsaved{drain_without_snapshot};
     std::coroutine_handle<> done;
+
+    size_t left() const {
+      return saved.running + saved.waiting.size() + unsaved.running + unsaved.waiting.size();
+    }
   };
   auto all = std::make_shared<progress>();
   for (auto& [id, c] : children_)
     if (c->phase == child_phase::running && c->session)
-      all->waiting.push_back(c->session);
-  auto next = std::make_shared<std::function<void()>>();
-  *next = [this, all, weak = std::weak_ptr{next}] {
-    while (all->running < drain_parallel && !all->waiting.empty()) {
-      auto session = all->waiting.front();
-      all->waiting.pop_front();
-      ++all->running;
+      (c->has_snapshots ? all->saved : all->unsaved).waiting.push_back(c->session);
+  auto next = std::make_shared<std::function<void(lane&)>>();
+  *next = [this, all, weak = std::weak_ptr{next}](lane& in) {
+    while (in.running < in.at_once && !in.waiting.empty()) {
+      auto session = in.waiting.front();
+      in.waiting.pop_front();
+      ++in.running;
       auto again = weak.lock();
       ask_then<session_view>(
         self_, session,
-        [all, again](const result<session_view>& closed) {
-          --all->running;
+        [all, again, &in](const result<session_view>& closed) {
+          --in.running;
           ++(closed ? all->report.stopped : all->report.failed);
-          (*again)();
-          if (all->running == 0 && all->waiting.empty() && all->done)
+          (*again)(in);
+          if (all->left() == 0 && all->done)
             std::exchange(all->done, nullptr).resume();
         },
         close_session{});
     }
   };
-  (*next)();
+  (*next)(all->saved);
+  (*next)(all->unsaved);
   struct awaiter {
     supervisor_state* state;
     std::shared_ptr<progress> all;
     int64_t deadline_ms;
     bool await_ready() const noexcept {
-      return all->running == 0;
+      return all->left() == 0;
     }
     void await_suspend(std::coroutine_handle<> h) {
       all->done = h;
       tell_later(state->self_, std::chrono::milliseconds{deadline_ms}, action{[all = all] {
                    if (!all->done)
                      return;
-                   all->report.failed += static_cast<uint32_t>(all->running + all->waiting.size());
-                   all->waiting.clear();
+                   all->report.failed += static_cast<uint32_t>(all->left());
+                   all->saved.waiting.clear();
+                   all->unsaved.waiting.clear();
                    std::exchange(all->done, nullptr).resume();
                  }});
     }
