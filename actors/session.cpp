@@ -585,14 +585,19 @@ co<result<void>> session_impl::shutdown_locked() {
   if (!event)
     co_return unexpected(std::move(event.error()));
   abandon([](const auto&) { return true; });
-  auto quiet = co_await end_terminals(std::nullopt);
-  (void) quiet;
+  // Terminals that may hold a mount busy end before it; else with everything else, at once.
+  if (attaches_mounts(record_.spec.state.manifest)) {
+    auto quiet = co_await end_terminals(std::nullopt);
+    (void) quiet;
+  }
   auto done = co_await detach_mounts();
   if (open_) {
     auto closed = co_await ask<void>(self_, backend_, close_sandbox{});
     if (!closed)
       done = std::move(closed);
   }
+  auto quiet = co_await end_terminals(std::nullopt);
+  (void) quiet;
   if (done) {
     open_ = false;
     up_ = false;
