@@ -407,8 +407,8 @@ tree_writer::outcome copy_linked(const index_entry& x, const std::vector<std::st
         auto n = ::pread(from.get(), buffer.data(), wanted, at);
         if (n <= 0)
           return write_fault{EIO, {}, {}};
-        if (auto fault = out.write_file({buffer.data(), static_cast<size_t>(n)},
-                                        static_cast<uint64_t>(at)))
+        if (auto fault
+            = out.write_file({buffer.data(), static_cast<size_t>(n)}, static_cast<uint64_t>(at)))
           return fault;
         at += n;
       }

@@ -29,8 +29,8 @@ struct open_file {
 /// anything that is not a regular file.
 result<open_file> open_for_read(int root_fd, const std::string& path, const std::string& shown);
 
-/// Removes files that a process which died had begun to write beneath `root_fd`, and what it kept of
-/// the old ones meanwhile.
+/// Removes files that a process which died had begun to write beneath `root_fd`, and what it kept
+/// of the old ones meanwhile.
 result<void> sweep_unfinished(int root_fd);
 
 /// A file being written beside its place. Dropped without `commit`, it leaves nothing.

@@ -27,7 +27,7 @@ bool redact_mounts(manifest& x);
 struct mount_support {
   backend_kind backend = backend_kind::unix_local;
   bool runs_rclone = false; ///< attaches `in_container` mounts of that pattern
-  std::string search_path;   ///< of its commands: directories with `:` between them
+  std::string search_path;  ///< of its commands: directories with `:` between them
 };
 
 /// Whether a session with this backend may have these mounts, at any time of its life, of a
