@@ -198,17 +198,43 @@ void tell_later(Self* self, caf::timespan delay, Ts... xs) {
   self->delayed_send(self, delay, std::move(xs)...);
 }
 
+namespace detail {
+
+/// What CAF calls with an answer and with an error: types that depend on the answer alone, as CAF's
+/// templates behind `then` are what an actor's compilation takes longest for.
+template <class R>
+struct on_answer {
+  std::shared_ptr<std::function<void(result<R>)>> done;
+  void operator()(R& x) const {
+    (*done)(result<R>{std::move(x)});
+  }
+};
+
+template <>
+struct on_answer<void> {
+  std::shared_ptr<std::function<void(result<void>)>> done;
+  void operator()() const {
+    (*done)(result<void>{});
+  }
+};
+
+template <class R>
+struct on_failure {
+  std::shared_ptr<std::function<void(result<R>)>> done;
+  void operator()(caf::error& e) const {
+    (*done)(result<R>{unexpected(from_caf(e))});
+  }
+};
+
+} // namespace detail
+
 /// Sends a request without a CAF timeout (0.17 never cancels one and it costs memory; deadlines
 /// live in the reactor) and calls `done` with the `result<R>`.
-template <class R, class Self, class Handle, class Done, class... Ts>
-void ask_then(Self* self, const Handle& handle, Done done, Ts... xs) {
-  auto shared = std::make_shared<Done>(std::move(done));
-  auto on_error = [shared](caf::error& e) { (*shared)(result<R>{unexpected(from_caf(e))}); };
-  auto pending = self->request(handle, caf::infinite, std::move(xs)...);
-  if constexpr (std::is_void_v<R>)
-    pending.then([shared] { (*shared)(result<void>{}); }, on_error);
-  else
-    pending.then([shared](R& x) { (*shared)(result<R>{std::move(x)}); }, on_error);
+template <class R, class Self, class Handle, class... Ts>
+void ask_then(Self* self, const Handle& handle, std::function<void(result<R>)> done, Ts... xs) {
+  auto shared = std::make_shared<std::function<void(result<R>)>>(std::move(done));
+  self->request(handle, caf::infinite, std::move(xs)...)
+    .then(detail::on_answer<R>{shared}, detail::on_failure<R>{shared});
 }
 
 // -- supervision
