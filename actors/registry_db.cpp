@@ -460,7 +460,7 @@ result<session_page> registry_db::list(const list_sessions& request) {
 
 result<void> registry_db::append(const append_events& request) {
   for (const auto& x : request.events) {
-    auto body = dump_json(event_to_json(x));
+    auto body = event_text(x);
     auto ok = impl_->run("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)",
                          {static_cast<int64_t>(x.id), std::string_view{x.tenant},
                           std::string_view{x.session_id}, std::string_view{body}});

@@ -30,31 +30,50 @@ int64_t parse_timestamp(const std::string& text) {
 
 } // namespace
 
+std::string event_text(const event& x) {
+  std::string out;
+  out.reserve(512 + x.data.size());
+  auto put = [&out](std::string_view name, std::string_view value) {
+    out.append(out.empty() ? "{\"" : ",\"").append(name).append("\":").append(value);
+  };
+  auto put_name = [&put](std::string_view name, std::string_view value) {
+    put(name, '"' + std::string{value} + '"'); // of ours: nothing in it needs an escape
+  };
+  put("version", "1");
+  put("event_id", json_quote(x.event_id));
+  put_name("ts", timestamp(x.ts_us));
+  put("session_id", json_quote(x.session_id));
+  put("seq", std::to_string(x.seq));
+  put_name("op", to_string(x.operation));
+  put_name("phase", to_string(x.phase));
+  put("span_id", json_quote(x.span_id));
+  put("parent_span_id", "null");
+  put("trace_id", "null");
+  put("data", x.data.empty() ? "{}" : x.data);
+  if (x.phase == event_phase::finish) {
+    char duration[40];
+    std::snprintf(duration, sizeof duration, "%lld.%03d",
+                  static_cast<long long>(x.duration_us / 1000),
+                  static_cast<int>(x.duration_us % 1000));
+    put("ok", x.ok ? "true" : "false");
+    put("duration_ms", duration);
+    if (const auto& why = x.failure) {
+      put_name("error_code", to_string(why->code));
+      put_name("error_type", class_name(why->code));
+      put("error_message", json_quote(why->message));
+      put("error_retryable", !why->retryable ? "null" : *why->retryable ? "true" : "false");
+    } else {
+      for (auto name : {"error_code", "error_type", "error_message", "error_retryable"})
+        put(name, "null");
+    }
+    put("stdout", "null");
+    put("stderr", "null");
+  }
+  return out += '}';
+}
+
 json event_to_json(const event& x) {
-  auto data = parse_json(x.data);
-  json out{{"version", 1},
-           {"event_id", x.event_id},
-           {"ts", timestamp(x.ts_us)},
-           {"session_id", x.session_id},
-           {"seq", x.seq},
-           {"op", to_string(x.operation)},
-           {"phase", to_string(x.phase)},
-           {"span_id", x.span_id},
-           {"parent_span_id", nullptr},
-           {"trace_id", nullptr},
-           {"data", data ? std::move(*data) : json::object()}};
-  if (x.phase != event_phase::finish)
-    return out;
-  out["ok"] = x.ok;
-  out["duration_ms"] = static_cast<double>(x.duration_us) / 1000.0;
-  out["error_code"] = x.failure ? json(to_string(x.failure->code)) : json(nullptr);
-  out["error_type"] = x.failure ? json(class_name(x.failure->code)) : json(nullptr);
-  out["error_message"] = x.failure ? json(x.failure->message) : json(nullptr);
-  out["error_retryable"]
-    = x.failure && x.failure->retryable ? json(*x.failure->retryable) : json(nullptr);
-  out["stdout"] = nullptr;
-  out["stderr"] = nullptr;
-  return out;
+  return parse_json(event_text(x)).value_or(json::object());
 }
 
 event event_from_json(const json& value) {

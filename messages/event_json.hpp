@@ -5,7 +5,11 @@
 
 namespace troupe {
 
-/// An event as the contract writes it; a progress event has phase `progress`.
+/// An event as the contract writes it; a progress event has phase `progress`. Text at once, for
+/// each operation of a session writes two of them.
+std::string event_text(const event& x);
+
+/// The same as a value.
 json event_to_json(const event& x);
 
 /// The reverse; what is missing keeps its default. `id` and `tenant` are not in there.

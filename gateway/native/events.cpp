@@ -10,7 +10,7 @@ namespace {
 
 std::string render(const event& x) {
   return "id: " + std::to_string(x.id) + "\nevent: " + std::string{to_string(x.phase)}
-         + "\ndata: " + dump_json(event_to_json(x)) + "\n\n";
+         + "\ndata: " + event_text(x) + "\n\n";
 }
 
 /// How late the stream of a session may notice that it is gone.
