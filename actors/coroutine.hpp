@@ -9,6 +9,7 @@
 #include <functional>
 #include <list>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -215,6 +216,38 @@ auto ask(Self* self, Handle handle, Ts... xs) {
     }
   };
   return awaiter{self, std::move(handle), std::tuple<Ts...>{std::move(xs)...}, std::nullopt};
+}
+
+/// Asks at once; what it returns is awaited later, on one of the actor's turns, or never.
+template <class R, class Self, class Handle, class... Ts>
+auto ask_ahead(Self* self, const Handle& handle, Ts... xs) {
+  struct outcome {
+    std::optional<result<R>> value;
+    std::coroutine_handle<> waiting;
+  };
+  struct awaiter {
+    std::shared_ptr<outcome> shared;
+
+    bool await_ready() const noexcept {
+      return shared->value.has_value();
+    }
+    void await_suspend(std::coroutine_handle<> h) noexcept {
+      shared->waiting = h;
+    }
+    result<R> await_resume() {
+      return std::move(*shared->value);
+    }
+  };
+  auto shared = std::make_shared<outcome>();
+  ask_then<R>(
+    self, handle,
+    [shared](result<R> x) {
+      shared->value.emplace(std::move(x));
+      if (shared->waiting)
+        shared->waiting.resume();
+    },
+    std::move(xs)...);
+  return awaiter{std::move(shared)};
 }
 
 /// Lets at most `permits` protocols of an actor past a point, in order of arrival.

@@ -85,6 +85,8 @@ public:
   struct session_actors {
     local_session_actor session;
     backend_actor backend;
+    std::string tenant = {};
+    bool reachable = true; ///< false: only its supervisor can say why not
   };
 
   registry_actor registry() const {
@@ -152,6 +154,12 @@ public:
     std::lock_guard lock{mutex_};
     std::swap(sessions_[session_id], x);
   }
+  /// Requests go by way of the supervisor from now on, which knows what to answer.
+  void hide(const std::string& session_id) {
+    std::lock_guard lock{mutex_};
+    if (auto i = sessions_.find(session_id); i != sessions_.end())
+      i->second.reachable = false;
+  }
   void erase(const std::string& session_id) {
     decltype(sessions_)::node_type gone;
     std::lock_guard lock{mutex_};
@@ -162,6 +170,13 @@ public:
     std::lock_guard lock{mutex_};
     auto i = sessions_.find(session_id);
     return i == sessions_.end() ? session_actors{} : i->second;
+  }
+  /// A session that takes requests now; null: its supervisor has to be asked.
+  local_session_actor reachable(const std::string& session_id, const std::string& tenant) const {
+    std::lock_guard lock{mutex_};
+    auto i = sessions_.find(session_id);
+    bool found = i != sessions_.end() && i->second.reachable && i->second.tenant == tenant;
+    return found ? i->second.session : local_session_actor{};
   }
 
   std::vector<session_actors> sessions() const {

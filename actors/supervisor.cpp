@@ -186,18 +186,21 @@ co<result<session_view>> supervisor_state::launch_child(session_spec spec, uint6
   if (!spawned)
     co_return unexpected(std::move(spawned.error()));
   auto session = children_.at(id)->session;
+  // The record is written while the session starts: nobody is told of it before both are done, and
+  // the sweep takes what a process leaves that dies in between.
   put_record first{std::move(record)};
-  auto written = co_await ask<void>(self_, shared_.directory.registry(), std::move(first));
-  shared_.pins.arrived(snapshot_id);
+  auto writing = ask_ahead<void>(self_, shared_.directory.registry(), std::move(first));
   result<session_view> view = unexpected(make_error(errc::internal, op::create, ""));
-  if (!written) {
-    view = unexpected(std::move(written.error()));
-  } else if (!start) {
-    view = co_await ask<session_view>(self_, session, get_session{});
-  } else {
+  if (start) {
     auto turn = co_await starts_.acquire();
     view = co_await ask<session_view>(self_, session, start_session{});
+  } else {
+    view = co_await ask<session_view>(self_, session, get_session{});
   }
+  auto written = co_await writing;
+  shared_.pins.arrived(snapshot_id);
+  if (!written)
+    view = unexpected(std::move(written.error()));
   // One that was here before stays, with its files: they may be all that there is of its work.
   if (!view && !known) {
     // The client never learns this id: nothing of it may stay.
@@ -504,12 +507,13 @@ void supervisor_state::spawn_session(child& x, session_record record, bool adopt
   x.session = self_->spawn<state_actor<session_impl>>(std::ref(shared_), std::move(record),
                                                       x.backend, adopted);
   x.phase = child_phase::running;
-  shared_.directory.set(x.id, {x.session, x.backend});
+  shared_.directory.set(x.id, {x.session, x.backend, x.tenant});
   watch_.watch(x.session,
                [this, id = x.id](const caf::error& reason) { on_session_down(id, reason); });
 }
 
 void supervisor_state::forget_actors(child& x) {
+  shared_.directory.hide(x.id);
   if (x.session)
     watch_.unwatch(x.session);
   if (x.backend)
@@ -569,6 +573,7 @@ void supervisor_state::on_session_down(const std::string& id, const caf::error& 
   if (i == children_.end() || i->second->phase != child_phase::running)
     return;
   auto& x = *i->second;
+  shared_.directory.hide(id);
   x.session = local_session_actor{};
   x.last_error = make_error(errc::interrupted, op::request, "the session's actor ended")
                    .with("reason", to_string(reason));
@@ -648,7 +653,8 @@ void supervisor_state::on_backend_down(const std::string& id, const caf::error& 
                  return;
                }
                lost.backend = *backend;
-               shared_.directory.set(id, {lost.session, lost.backend});
+               shared_.directory.set(
+                 id, {lost.session, lost.backend, lost.tenant, lost.phase == child_phase::running});
                if (lost.session)
                  tell(self_, lost.session, backend_replaced{lost.backend});
              }});

@@ -95,6 +95,9 @@ int main(int argc, char** argv) {
     context->supervisor_of = [h = host->get()](const std::string& id) -> supervisor_actor {
       return h->supervisor_of(id);
     };
+    context->session_of = [&](const std::string& id, const std::string& tenant) -> session_actor {
+      return shared.directory.reachable(id, tenant);
+    };
     context->registry = [&] { return shared.directory.registry(); };
     context->snapshots = [&]() -> snapshot_store_actor { return shared.directory.snapshots(); };
     context->events = [&] { return shared.directory.events(); };

@@ -92,6 +92,10 @@ int serve(serve_config config) {
   auto context = std::make_shared<gateway::api_context>();
   context->supervisor_of
     = [h = host->get()](const std::string& id) -> supervisor_actor { return h->supervisor_of(id); };
+  context->session_of
+    = [&shared](const std::string& id, const std::string& tenant) -> session_actor {
+    return shared.directory.reachable(id, tenant);
+  };
   context->registry = [&shared] { return shared.directory.registry(); };
   context->snapshots = [&shared]() -> snapshot_store_actor { return shared.directory.snapshots(); };
   context->events = [&shared] { return shared.directory.events(); };

@@ -180,6 +180,10 @@ void api::with_body(call c, std::function<void(call, const json&)> next, uint64_
 
 void api::with_session(call c, std::function<void(call, session_actor)> next) {
   const auto& id = c.param("id");
+  if (auto session = context_->session_of(id, c.tenant)) {
+    next(std::move(c), std::move(session));
+    return;
+  }
   lookup_session query{id, c.tenant};
   bridge_.ask<session_actor>(
     context_->supervisor_of(id),

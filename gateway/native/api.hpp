@@ -20,6 +20,8 @@ namespace troupe::gateway {
 struct api_context {
   /// The shard that a session belongs to.
   std::function<supervisor_actor(const std::string& session_id)> supervisor_of;
+  /// The session itself where it takes requests now, which saves asking; null: ask its shard.
+  std::function<session_actor(const std::string& session_id, const std::string& tenant)> session_of;
   std::function<registry_actor()> registry;
   std::function<snapshot_store_actor()> snapshots;
   std::function<event_hub_actor()> events;

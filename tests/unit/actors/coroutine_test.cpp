@@ -38,7 +38,7 @@ struct gate_state {
 
 using gate_actor = gate_state::handle_type;
 
-enum class mode { plain, throwing, limited };
+enum class mode { plain, throwing, limited, ahead };
 
 /// Runs one protocol per request.
 struct runner_state {
@@ -61,6 +61,16 @@ struct runner_state {
       auto answer = co_await step();
       --*concurrent;
       co_return answer;
+    }
+    if (how == mode::ahead) {
+      auto early = ask_ahead<bool>(self, gate, session_running{});
+      auto late = ask_ahead<bool>(self, gate, session_running{});
+      auto between = co_await step(); // the gate answers all three
+      if (!between)
+        co_return between;
+      auto second = co_await late;
+      auto first = co_await early;
+      co_return *first&&* second;
     }
     auto answer = co_await step();
     if (how == mode::throwing)
@@ -102,6 +112,17 @@ BOOST_AUTO_TEST_CASE(a_protocol_goes_on_when_its_answer_comes) {
   auto pending = self->request(r, caf::infinite, session_running{});
   run();
   BOOST_TEST(self->mailbox().empty());
+  BOOST_TEST(call<void>(gate, get_node{}).has_value());
+  bool got = false;
+  pending.receive([&](bool x) { got = x; }, [](caf::error&) { BOOST_ERROR("failed"); });
+  BOOST_TEST(got);
+  kill(r);
+}
+
+BOOST_AUTO_TEST_CASE(an_answer_may_come_before_it_is_awaited) {
+  auto r = runner(mode::ahead);
+  auto pending = self->request(r, caf::infinite, session_running{});
+  run();
   BOOST_TEST(call<void>(gate, get_node{}).has_value());
   bool got = false;
   pending.receive([&](bool x) { got = x; }, [](caf::error&) { BOOST_ERROR("failed"); });
