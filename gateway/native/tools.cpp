@@ -323,6 +323,7 @@ void api::patch_tool(call c, const json& arguments) {
     return;
   }
   request.text = std::move(*text);
+  request.partial = true; // the contract: after bad paths nothing was done, after a bad diff some
   request.cwd = c.query("cwd");
   request.user = query_user(c);
   ask_session<patch_answer>(std::move(c), std::move(request),

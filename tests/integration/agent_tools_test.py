@@ -104,6 +104,25 @@ class AgentTools(ServerTest):
         self.assertIn("code 1\nOutput:\nstdin is not available for this process.", answer)
         self.assertIn("tty=true", answer)
 
+    def test_a_patch_with_a_bad_path_does_nothing_and_one_with_a_bad_diff_stops_there(self):
+        session = self.local()
+        patch = lambda *lines: self.tool(
+            session,
+            "apply_patch",
+            {"patch": "\n".join(["*** Begin Patch", *lines, "*** End Patch"])},
+        )
+        names = lambda: self.exec(session, "ls")["stdout"].split()
+        self.assertEqual(
+            patch("*** Add File: a", "+x", "*** Add File: d/b", "+y"),
+            (200, "Created a\nCreated d/b"),
+        )
+        moved = ["*** Update File: a", "*** Move to: c", "@@", "-x", "+z"]
+        self.assertEqual(patch(*moved), (200, "Updated a\nMoved a to c"))
+        self.assertEqual(patch("*** Delete File: c", "*** Add File: ../e", "+x")[0], 400)
+        self.assertEqual(names(), ["c", "d"])
+        self.assertEqual(patch("*** Add File: e", "+x", "*** Update File: c", "@@", "-q")[0], 400)
+        self.assertEqual(names(), ["c", "d", "e"])
+
     def test_a_picture_is_shown_or_said_why_not(self):
         session = self.local()
         self.exec(session, "mkdir d; printf 'GIF89a' > d/g; echo text > t; printf ' <SVG' > s")
