@@ -44,7 +44,7 @@ co<result<terminal_update>> session_impl::open_terminal(start_terminal x) {
   if (auto refused = admit())
     co_return unexpected(std::move(*refused));
   auto valid = check_command(x.request);
-  if (valid)
+  if (valid && (x.rows != 0 || x.cols != 0)) // else the system's default
     valid = check_size(x.rows, x.cols);
   if (!valid)
     co_return unexpected(std::move(valid.error()));

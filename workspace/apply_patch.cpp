@@ -40,6 +40,7 @@ error too_large(const char* what, uint64_t limit) {
 // -- paths ----------------------------------------------------------------------------------------
 
 struct patch_path {
+  std::string asked;
   std::string relative; ///< beneath the root
   std::string shown;    ///< absolute, for errors
   std::string display;  ///< for the model
@@ -52,15 +53,18 @@ error path_error(std::string text, std::string_view path, std::string_view reaso
 }
 
 bool is_absolute(std::string_view path) {
-  return path.starts_with('/') || path.starts_with('\\')
-         || (path.size() > 2 && path[1] == ':' && (path[2] == '/' || path[2] == '\\'));
+  return path.starts_with('/') || path.starts_with('\\') || starts_with_drive(path);
 }
 
+/// What a path is for, and with that how an error names one that no file can have.
+enum class path_use : uint8_t { read, write };
+
 result<patch_path> resolve(const path_policy& policy, const std::string& path,
-                           const std::string& cwd) {
+                           const std::string& cwd, path_use use) {
   if (path.size() > PATH_MAX) {
     std::string start{head_of(path, PATH_MAX)};
-    return unexpected(write_failure(ENAMETOOLONG, start, start));
+    return unexpected(use == path_use::read ? read_failure(ENAMETOOLONG, start, start)
+                                            : write_failure(ENAMETOOLONG, start, start));
   }
   if (trim(path).empty())
     return unexpected(path_error("apply_patch path must be non-empty", path, "empty"));
@@ -69,10 +73,14 @@ result<patch_path> resolve(const path_policy& policy, const std::string& path,
   if (!found || found->grant >= 0)
     return unexpected(
       path_error("apply_patch path must not escape root: " + path, path, "escape_root"));
-  patch_path out{found->relative, found->absolute, found->relative};
+  patch_path out{path, found->relative, found->absolute, found->relative};
   if (from_cwd)
     out.display = shown_path(cwd, out.relative);
   return out;
+}
+
+path_use use_of(const patch_operation& x) {
+  return x.kind == patch_kind::create_file ? path_use::write : path_use::read;
 }
 
 // -- what a patch makes of the files --------------------------------------------------------------
@@ -111,7 +119,7 @@ public:
         return unexpected(read_failure(ENOENT, path.shown, path.relative));
       return text_file{*known->text, known->mode};
     }
-    auto file = open_for_read(root_fd_, path.relative, path.shown);
+    auto file = open(path);
     if (!file)
       return unexpected(std::move(file.error()));
     auto text = read_text(*file, path);
@@ -127,7 +135,7 @@ public:
       return {};
     if (known != nullptr)
       return unexpected(read_failure(ENOENT, path.shown, path.relative));
-    auto file = open_for_read(root_fd_, path.relative, path.shown);
+    auto file = open(path);
     return file ? result<void>{} : unexpected(std::move(file.error()));
   }
 
@@ -171,6 +179,13 @@ private:
     std::string key; ///< of the folder and the name in it, so that all ways there are one
     std::string path;
   };
+
+  result<open_file> open(const patch_path& path) const {
+    auto file = open_for_read(root_fd_, path.relative, path.shown);
+    if (!file && file.error().code == errc::invalid_manifest_path)
+      return unexpected(escape_failure(path.asked));
+    return file;
+  }
 
   /// Where `path` leads. `follow`: also if it ends in links, except for one that the patch removes.
   place locate(const patch_path& path, bool follow) {
@@ -237,7 +252,7 @@ public:
     : policy_(policy), options_(options), files_(files) {}
 
   result<void> apply(const patch_operation& x, patch_outcome& out) {
-    auto path = resolve(policy_, x.path, options_.cwd);
+    auto path = resolve(policy_, x.path, options_.cwd, use_of(x));
     if (!path)
       return unexpected(std::move(path.error()));
     if (x.kind == patch_kind::delete_file)
@@ -284,7 +299,7 @@ private:
       report(out, line, {path.relative, file_change::updated, std::nullopt});
       return files_.write(path, std::move(*file));
     }
-    auto target = resolve(policy_, *x.move_to, options_.cwd);
+    auto target = resolve(policy_, *x.move_to, options_.cwd, path_use::write);
     if (!target)
       return unexpected(std::move(target.error()));
     report(out, line + "\nMoved " + path.display + " to " + target->display,
@@ -329,9 +344,9 @@ private:
 result<void> check_paths(const path_policy& policy, const std::vector<patch_operation>& operations,
                          const patch_options& options) {
   for (const auto& x : operations) {
-    auto path = resolve(policy, x.path, options.cwd);
+    auto path = resolve(policy, x.path, options.cwd, use_of(x));
     if (path && x.move_to)
-      path = resolve(policy, *x.move_to, options.cwd);
+      path = resolve(policy, *x.move_to, options.cwd, path_use::write);
     if (!path)
       return unexpected(std::move(path.error()));
   }

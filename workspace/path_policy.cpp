@@ -40,13 +40,6 @@ std::string with_slashes(std::string_view path) {
   return out;
 }
 
-/// A letter, a colon, a separator: a Windows drive. UNC paths start with a slash once `\` is `/`.
-bool starts_with_drive(std::string_view path) {
-  auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-  return path.size() > 2 && is_letter(path[0]) && path[1] == ':'
-         && (path[2] == '/' || path[2] == '\\');
-}
-
 error path_error(std::string text, std::string_view path, std::string_view reason) {
   path = path.substr(0, PATH_MAX); // it may be megabytes long
   return make_error(errc::invalid_manifest_path, op::materialize,
@@ -74,6 +67,12 @@ error config_error(const char* text, std::string_view path) {
 }
 
 } // namespace
+
+bool starts_with_drive(std::string_view path) {
+  auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return path.size() > 2 && is_letter(path[0]) && path[1] == ':'
+         && (path[2] == '/' || path[2] == '\\');
+}
 
 std::string normalize_absolute(std::string_view path) {
   std::string out{leading_slashes(path)};
@@ -176,7 +175,7 @@ result<std::string> normalize_entry_path(std::string_view key) {
   auto path = clean_path(with_slashes(key));
   if (path.find('\0') != std::string::npos)
     return unexpected(nul_error(path));
-  if (path[0] == '/' || starts_with_drive(path))
+  if (path[0] == '/' || starts_with_drive(path) || starts_with_drive(key))
     return unexpected(absolute_error(path));
   if (has_parent_component(path))
     return unexpected(escape_error(path));
@@ -255,6 +254,8 @@ result<resolved_path> path_policy::resolve(std::string_view path, bool for_write
 result<resolved_path> path_policy::resolve_local(std::string_view path, bool for_write) const {
   if (starts_with_drive(path))
     return unexpected(absolute_error(clean_path(with_slashes(path))));
+  if (path.starts_with("//") && !root_.starts_with("//")) // the kernel knows no such root
+    path.remove_prefix(1);
   return resolve_posix(path, for_write);
 }
 

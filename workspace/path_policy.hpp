@@ -45,6 +45,10 @@ private:
   std::vector<path_grant> grants_;
 };
 
+/// Whether `path` is absolute on Windows by its drive: a letter, a colon, a separator. UNC paths
+/// start with a slash once `\` is `/`.
+bool starts_with_drive(std::string_view path);
+
 /// Lexical normal form of an absolute POSIX path ("." and ".." resolved, a leading double slash
 /// kept).
 std::string normalize_absolute(std::string_view path);

@@ -37,8 +37,9 @@ std::vector<std::string_view> components(std::string_view path) {
 }
 
 /// `path` relative to `root`, compared by names and not resolved; nullopt if it is not below it.
+/// Exactly two leading slashes have a meaning of their own.
 std::optional<std::string> relative_to(std::string_view path, std::string_view root) {
-  if (path.empty() || path.front() != '/')
+  if (path.empty() || path.front() != '/' || (path.starts_with("//") && !path.starts_with("///")))
     return std::nullopt;
   auto names = components(path);
   auto above = components(root);

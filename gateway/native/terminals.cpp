@@ -216,8 +216,11 @@ void api::open_pty(call c) {
       start_terminal request;
       request.request = read_command(in);
       request.tty = in.boolean("tty").value_or(false);
-      request.rows = read_side(in, "rows").value_or(request.rows);
-      request.cols = read_side(in, "cols").value_or(request.cols);
+      auto rows = read_side(in, "rows");
+      auto cols = read_side(in, "cols");
+      // One of them alone is that of a usual terminal; without both it has the system's default.
+      request.rows = rows.value_or(cols ? request.rows : 0);
+      request.cols = cols.value_or(rows ? request.cols : 0);
       read_collection(in, request);
       auto base64 = read_base64(in);
       if (auto ok = finish_command(in, request.request); !ok) {

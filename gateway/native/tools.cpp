@@ -54,6 +54,13 @@ std::optional<int64_t> yield_of(object_reader& in) {
   return asked ? std::optional{std::min(*asked, longest_yield_ms)} : std::nullopt;
 }
 
+/// These may be left out, but null is none of their values.
+void refuse_null(object_reader& in, std::initializer_list<const char*> keys) {
+  for (const auto* key : keys)
+    if (in.has(key) && in.any(key) == nullptr)
+      in.fail(key, "left out or a value, not null");
+}
+
 /// A failure that a model is told of like the end of a process.
 terminal_update failure(std::string text) {
   terminal_update x;
@@ -231,6 +238,8 @@ void api::exec_command(call c, const json& arguments) {
   request.tty = in.boolean("tty").value_or(false);
   request.yield_ms = yield_of(in).value_or(default_yield_ms);
   request.max_output_tokens = in.integer("max_output_tokens", 1, INT64_MAX);
+  request.rows = request.cols = 0;
+  refuse_null(in, {"login", "tty", "yield_time_ms"});
   if (auto ok = in.finish(); !ok) {
     c.fail(ok.error());
     return;
@@ -274,6 +283,7 @@ void api::write_stdin(call c, const json& arguments) {
   request.chars = in.text("chars").value_or("");
   request.yield_ms = yield_of(in);
   request.max_output_tokens = in.integer("max_output_tokens", 1, INT64_MAX);
+  refuse_null(in, {"chars", "yield_time_ms"});
   if (auto ok = in.finish(); !ok) {
     c.fail(ok.error());
     return;
@@ -313,6 +323,7 @@ void api::patch_tool(call c, const json& arguments) {
     return;
   }
   request.text = std::move(*text);
+  request.partial = true; // the contract: after bad paths nothing was done, after a bad diff some
   request.cwd = c.query("cwd");
   request.user = query_user(c);
   ask_session<patch_answer>(std::move(c), std::move(request),

@@ -25,9 +25,8 @@ class Driver:
 
     def __call__(self, fn, **arguments):
         if self.process is None:
-            self.process = subprocess.Popen(
-                [self.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+            self.process = subprocess.Popen([self.program], **pipes)
         self.process.stdin.write(json.dumps({"fn": fn, **arguments}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -44,19 +43,33 @@ class Driver:
             self.process.stdout.close()
 
 
+def expect_only(given, *known):
+    """A case that says more than the vectors describe is not to be answered by half."""
+    if isinstance(given, dict) and given.keys() - set(known):
+        raise NotApplicable(f"the vectors do not describe {sorted(given.keys() - set(known))}")
+
+
 # -- text ------------------------------------------------------------------------------------------
 
 
 def apply_diff(case, driver, place):
+    expect_only(case["input"], "text", "diff", "mode")
     return driver("apply_diff", **case["input"])
 
 
 def token_truncation(case, driver, place):
     given = case["input"]
-    return driver("truncate", kind=given["fn"], text=given["text"], limit=given["limit"])
+    expect_only(given, "fn", "text", "limit")
+    if given["fn"] not in ("output", "tokens", "bytes", "formatted_bytes"):
+        raise NotApplicable(f"the vectors do not describe {given['fn']}")
+    limit = given["limit"]
+    if "bytes" in given["fn"]:
+        limit = max(limit or 0, 0)
+    return driver("truncate", kind=given["fn"], text=given["text"], limit=limit)
 
 
 def apply_patch(case, driver, place):
+    expect_only(case["input"], "files", "raw", "operations", "cwd")
     given = place.put(case["input"])
     trees.make(place.root, given["files"])
     what = {key: given[key] for key in ("raw", "operations") if key in given}
@@ -73,11 +86,14 @@ def apply_patch(case, driver, place):
 
 def exec_prepare(case, driver, place):
     given = place.put(case["input"])
+    expect_only(given, "command", "shell", "user")
     user = given["user"]["name"] if isinstance(given["user"], dict) else given["user"]
     if not isinstance(given["shell"], (bool, list)):
         raise NotApplicable("`shell` is true, false or a list")
     if not given["command"]:
         raise NotApplicable("a command without words is refused before it gets here")
+    if not all(isinstance(word, str) for word in given["command"]):
+        raise NotApplicable("only texts get here")
     return driver(
         "exec_prepare", command=given["command"], shell=given["shell"], user=user, root=place.root
     )
@@ -116,16 +132,33 @@ def session_state(case, driver, place):
 # -- paths and listings ----------------------------------------------------------------------------
 
 
+def plain_path(path):
+    """What is used next, in whatever form it was said."""
+    return os.path.normpath(path)
+
+
+# What a working directory does, and the driver's names for it.
+names_of_cwd = {"cwd": "run_folder", "anchor": "anchored_path", "model_path": "shown_path"}
+
+
+def is_shown(given):
+    path = given["path"]
+    normal = given["cwd"] or path == os.path.normpath(path)
+    return normal and not path.startswith("/")
+
+
 def workspace_paths(case, driver, place):
     given = place.put(case["input"])
     kind = given["fn"]
     grants = given.get("grants", [])
-    if kind == "model_path" and given["path"].startswith("/"):
+    if kind not in ("absolute", "relative", "read", "write", "resolve", "manifest", *names_of_cwd):
+        raise NotApplicable(f"the vectors do not describe {kind}")
+    if kind == "model_path" and not is_shown(given):
         raise NotApplicable("only what the path policy has made relative is shown")
-    if kind in ("cwd", "anchor", "model_path"):
-        names = {"cwd": "run_folder", "anchor": "anchored_path", "model_path": "shown_path"}
+    if kind in names_of_cwd:
         asked = {"path": given.get("path", ""), "cwd": given["cwd"] or ""}
-        return driver(names[kind], **asked)
+        answer = driver(names_of_cwd[kind], **asked)
+        return {"ok": plain_path(answer["ok"])} if kind == "anchor" else answer
     if kind == "resolve":
         trees.make(place.root, given["tree"])
         trees.make(place.names["{OUT}"], {"secret": "secret"})
@@ -163,9 +196,39 @@ def listed(driver, place, tree, base):
     return answer
 
 
+# The largest file that a file system takes here, and more than any listing has to say.
+largest_file = 1 << 40
+
+
+def as_tree(given, entries):
+    """What has to be there for a listing to say this, as far as that can be made."""
+    tree = {}
+    for entry in entries:
+        name = entry["path"].removeprefix(given["base"].rstrip("/") + "/")
+        if "/" in name or "\0" in name or name in tree or len(name.encode()) > 255:
+            raise NotApplicable("no listing is parsed from text")
+        if entry["kind"] == "symlink":
+            if entry["mode"] != "0777":
+                raise NotApplicable("links have one mode here")
+            said = [x for x in given["text"].splitlines() if f"{name} -> " in x]
+            if not said or said[0].endswith(" -> "):
+                raise NotApplicable("a link has a target")
+            name, target = said[0][said[0].index(f"{name} -> ") :].rsplit(" -> ", 1)
+            tree[name] = {"symlink": target}
+        elif entry["kind"] == "other":
+            tree[name] = {"fifo": True, "mode": entry["mode"]}
+        elif entry["kind"] == "directory":
+            tree[name] = {"dir": True, "mode": entry["mode"]}
+        elif 0 <= entry["size"] <= largest_file:
+            tree[name] = {"text": "", "size": entry["size"], "mode": entry["mode"]}
+        else:
+            raise NotApplicable("no file is of this size")
+    return tree
+
+
 def ls_parse(case, driver, place):
     given, expect = case["input"], case["expect"]
-    if "error" in expect or given["fn"] == "permissions":
+    if "error" in expect or given["fn"] not in ("listing", "mode"):
         raise NotApplicable("no listing is parsed from text")
     if given["fn"] == "mode":
         folder = expect["ok"]["directory"]
@@ -175,21 +238,7 @@ def ls_parse(case, driver, place):
         answer = driver("list", root=place.root, path=".", shown=place.root)
         (entry,) = answer["ok"]
         return {"ok": {"to_mode": entry["mode"] | (0o40000 if folder else 0)}}
-    tree = {}
-    for entry in expect["ok"]:
-        name = entry["path"].removeprefix(given["base"].rstrip("/") + "/")
-        if "/" in name:
-            raise NotApplicable("no listing is parsed from text")
-        if entry["kind"] == "symlink":
-            line = next(x for x in given["text"].splitlines() if f" {name} -> " in x)
-            name, target = line[line.index(f" {name} -> ") + 1 :].rsplit(" -> ", 1)
-            tree[name] = {"symlink": target}
-        elif entry["kind"] == "other":
-            tree[name] = {"fifo": True, "mode": entry["mode"]}
-        elif entry["kind"] == "directory":
-            tree[name] = {"dir": True, "mode": entry["mode"]}
-        else:
-            tree[name] = {"text": "x" * min(entry["size"], 1 << 20), "mode": entry["mode"]}
+    tree = as_tree(given, expect["ok"])
     if not tree and given["text"]:
         raise NotApplicable("no listing is parsed from text")
     return listed(driver, place, tree, given["base"])

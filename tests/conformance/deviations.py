@@ -8,6 +8,7 @@ import re
 import areas
 import compare
 import models
+import patches
 import trees
 
 rules = {}
@@ -15,7 +16,7 @@ rules = {}
 
 def rule(name, *where):
     def add(function):
-        rules[name] = (where, function)
+        rules.setdefault(name, []).append((where, function))
         return function
 
     return add
@@ -28,9 +29,9 @@ def names():
 def instead_of(area, case, want):
     """What is wanted under all rules, and the names of those that changed it."""
     applied = []
-    for name, (where, function) in rules.items():
-        if area in where:
-            changed = function(case, want)
+    for name, functions in rules.items():
+        for where, function in functions:
+            changed = function(case, want) if area in where else None
             if changed is not None and changed != want:
                 want = changed
                 applied.append(name)
@@ -114,7 +115,7 @@ def _(case, want):
     return with_files(want, models.with_modes(files_of(want), members, folder, is_hydrate(case)))
 
 
-@rule("replaced-not-rewritten", "apply_patch", *archives)
+@rule("replaced-not-rewritten", *archives)
 def _(case, want):
     files = case["input"].get("files") or case["input"].get("pre", {})
     found = dict(files_of(want))
@@ -205,72 +206,50 @@ def _(case, want):
 # -- patches ---------------------------------------------------------------------------------------
 
 
-@rule("move-keeps-mode", "apply_patch")
-def _(case, want):
-    if "ok" not in want:
-        return None
-    found = dict(want["ok"]["files"])
-    for x in operations_of(case):
-        source = case["input"]["files"].get(x["path"])
-        target = found.get(x.get("move_to"))
-        if x.get("type") == "update_file" and isinstance(source, dict) and "mode" in source and target:
-            more = {"text": target} if isinstance(target, str) else target
-            found[x["move_to"]] = {**more, "mode": source["mode"]}
-    return {"ok": {**want["ok"], "files": found}}
-
-
-def patched_paths(case, verb):
-    """Paths that a patch names with `verb`, an operation's type without `_file`."""
-    if "raw" in case["input"]:
-        return re.findall(rf"^\*\*\* {verb.title()} File: (.*)$", case["input"]["raw"], re.M)
-    return [x["path"] for x in operations_of(case) if x.get("type") == verb + "_file"]
-
-
 @rule("end-of-file-is-the-end", "apply_diff")
 def _(case, want):
-    text, diff = case["input"]["text"], case["input"]["diff"]
-    if "ok" not in want or "\n*** End of File" not in diff or not text.endswith("\n"):
-        return None
-    section = diff.split("\n*** End of File")[0].split("\n")
-    starts = [i for i, line in enumerate(section) if line.startswith("@@")]
-    context = [x[1:] for x in section[starts[-1] + 1 if starts else 0 :] if x[:1] in (" ", "-")]
-    lines = text[:-1].replace("\r\n", "\n").split("\n")
-    before = lines[: -len(context)]
-    if not context or lines[-len(context) :] != context or not appears_in(context, before):
-        return None
+    def outcome(whole_end):
+        try:
+            return {"ok": patches.apply_diff(**case["input"], whole_end=whole_end)}
+        except patches.Fault:
+            return {"error": an_error(None)}
 
-    # The same lines go and come, at the last place instead of the first.
-    return {"ok": lambda got: sorted(got.split("\n")) == sorted(want["ok"].split("\n"))}
+    # Where the reference is not understood there is nothing to change.
+    before, after = outcome(False), outcome(True)
+    return after if agrees(before, want) and not agrees(after, want) else None
 
 
-def appears_in(wanted, lines):
-    stripped, size = [x.strip() for x in lines], len(wanted)
-    wanted = [x.strip() for x in wanted]
-    return any(stripped[i : i + size] == wanted for i in range(len(lines)))
+def agrees(one, other):
+    """Whether two outcomes differ in nothing but the texts and contexts of an error."""
+    if "error" in one and "error" in other:
+        one, other = ({**x, "error": x["error"]["code"]} for x in (one, other))
+    return one == other
 
 
-@rule("patches-take-the-link", "apply_patch")
-def _(case, want):
-    if "ok" not in want:
-        return None
-    given, found = case["input"]["files"], dict(want["ok"]["files"])
-    for path in patched_paths(case, "delete"):
-        value = given.get(path)
-        if is_link(value) and not value["symlink"].startswith("{"):
-            found.pop(path, None)
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), value["symlink"]))
-            if target in given:
-                found[target] = given[target]
-    return {"ok": {**want["ok"], "files": found}}
+def patch_rule(name):
+    @rule(name, "apply_patch")
+    def _(case, want):
+        """What the rule adds to those before it."""
+        own = patch_rules[: patch_rules.index(name)]
+        before, after = (patches.patched(case["input"], x) for x in (own, (*own, name)))
+        result = {}
+        if "ok" in want:
+            want = {"ok": dict(want["ok"])}
+            result = {"result": want["ok"].pop("result")}
+        if before is None or not agrees(before, want) or agrees(after, want):
+            return None
+        return {"ok": {"result": anything, **result, **after["ok"]}} if "ok" in after else after
 
 
-@rule("patches-stay-inside", "apply_patch")
-def _(case, want):
-    given = case["input"]["files"]
-    links = {path for path, value in given.items() if is_link(value) and value["symlink"][:1] in "/{"}
-    paths = patched_paths(case, "update") + patched_paths(case, "create")
-    if "ok" in want and any(posixpath.normpath(path) in links for path in paths):
-        return {"error": an_error("invalid_manifest_path", "escape_root"), "files": anything}
+patch_rules = (
+    "replaced-not-rewritten",
+    "end-of-file-is-the-end",
+    "patches-stay-inside",
+    "patches-take-the-link",
+    "move-keeps-mode",
+)
+for each in patch_rules:
+    patch_rule(each)
 
 
 # -- manifests -------------------------------------------------------------------------------------

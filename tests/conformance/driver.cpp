@@ -243,7 +243,7 @@ answer on_resolve(const json& x) {
       return std::string{link, static_cast<size_t>(size)} + missing;
     }
     if (!is_missing(-opened) || path == ".")
-      return unexpected(read_failure(-opened, text(x, "path"), found->relative));
+      return unexpected(read_failure(-opened, text(x, "path"), text(x, "path")));
     auto parts = split_last(path);
     fd.reset(open_beneath(base.get(), path, O_PATH | O_NOFOLLOW));
     ssize_t size = fd ? ::readlinkat(fd.get(), "", link, sizeof link) : -1;

@@ -246,5 +246,6 @@ def used_path(given):
     if followed.loop:
         return None, False
     if followed.refused:
-        return refusal("invalid_manifest_path", "escape_root"), True
+        reason = "absolute" if path[0] == "/" else "escape_root"
+        return refusal("invalid_manifest_path", reason), True
     return {"ok": named(posixpath.join(root, *followed.at))}, ".." in path.split("/")

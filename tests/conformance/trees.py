@@ -13,11 +13,14 @@ def content(value):
     return value["text"].encode() if "text" in value else base64.b64decode(value["b64"])
 
 
+def in_order(tree):
+    """What `tree` has; hard links last, for they need their target."""
+    return sorted(tree.items(), key=lambda x: isinstance(x[1], dict) and "hardlink" in x[1])
+
+
 def make(root, tree):
-    """Makes what `tree` says below `root`; hard links last, for they need their target."""
-    for path, value in sorted(
-        tree.items(), key=lambda item: isinstance(item[1], dict) and "hardlink" in item[1]
-    ):
+    """Makes what `tree` says below `root`."""
+    for path, value in in_order(tree):
         file = os.path.join(root, path)
         os.makedirs(os.path.dirname(file), exist_ok=True)
         more = value if isinstance(value, dict) else {}
@@ -34,6 +37,7 @@ def make(root, tree):
         else:
             with open(file, "wb") as out:
                 out.write(content(value))
+                out.truncate(more.get("size", out.tell()))
         os.chmod(file, int(more.get("mode", "0755" if "dir" in more else "0644"), 8))
         if "mtime" in more:
             os.utime(file, (more["mtime"], more["mtime"]))

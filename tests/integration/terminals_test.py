@@ -129,6 +129,12 @@ class Terminals(ServerTest):
         self.assertIn("50 132", answer["output"])
         self.assertEqual(answer["exit_code"], 0)
 
+    def test_without_a_size_a_terminal_has_the_systems(self):
+        session = self.create()
+        for size, wanted in [({}, "0 0"), ({"rows": 30}, "30 80"), ({"cols": 90}, "24 90")]:
+            update = self.open(session, "stty size", tty=True, yield_time_ms=20000, **size)
+            self.assertEqual(update["output"], wanted + "\r\n")
+
     def test_processes_are_ended_one_or_all(self):
         session = self.create()
         # Its own, as `ps` sees every process of the machine.

@@ -69,6 +69,11 @@ BOOST_AUTO_TEST_CASE(absolute_arguments_below_the_root_become_relative) {
         {root + "/tool", ".", "a/b", root + "2/a", "/etc/hosts", "--out=" + root + "/a", "rel"});
 }
 
+BOOST_AUTO_TEST_CASE(arguments_with_two_leading_slashes_stay) {
+  auto x = place_argv({"cat", "/" + root + "/a", "//" + root + "/a"}, root, root);
+  check(x.argv, {"cat", "/" + root + "/a", "a"});
+}
+
 BOOST_AUTO_TEST_CASE(in_another_directory_arguments_stay_absolute) {
   auto x = place_argv({"cat", root + "/a"}, root, root + "/sub");
   BOOST_TEST(x.cwd == root + "/sub");

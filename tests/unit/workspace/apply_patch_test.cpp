@@ -221,6 +221,8 @@ BOOST_FIXTURE_TEST_CASE(relative_paths_start_from_the_working_folder, fixture) {
   BOOST_TEST(x->text == "Updated ../a.txt\nCreated x/y\nDeleted src/app.py");
   BOOST_TEST(x->files[0].path == "a.txt");
   BOOST_TEST(text("src/x/y") == "x");
+  BOOST_TEST(apply({creating("1:/x", "+x\n")}) == "Created 1:/x");
+  BOOST_TEST(text("src/1:/x") == "x");
   for (auto name : {"../../x", "C:/x"})
     BOOST_TEST(outcome(run({creating(name, "+x\n")})) == "apply_patch_invalid_path: escape_root");
   options.cwd = "src/../../..";
@@ -251,6 +253,8 @@ BOOST_FIXTURE_TEST_CASE(faults_have_the_codes_of_the_contract, fixture) {
   BOOST_TEST(outcome(run({updating("l", "")})) == "workspace_archive_read_error: symlink_loop");
   for (const auto& x : {updating("out/f", ""), creating("out/n", "+x\n"), deleting("out/f")})
     BOOST_TEST(outcome(run({x})) == "invalid_manifest_path: escape_root");
+  for (const auto& x : {updating(root + "/out/f", ""), deleting(root + "/out/f")})
+    BOOST_TEST(outcome(run({x})) == "invalid_manifest_path: absolute");
   BOOST_TEST(apply({deleting("b.bin")}) == "Deleted b.bin");
 }
 
@@ -285,4 +289,6 @@ BOOST_FIXTURE_TEST_CASE(sizes_are_bounded, fixture) {
     deep += "d/";
   BOOST_TEST(outcome(run({creating(deep + "f", "+x\n")}))
              == "workspace_archive_write_error: name_too_long");
+  for (const auto& x : {updating(deep + "f", ""), deleting(deep + "f")})
+    BOOST_TEST(outcome(run({x})) == "workspace_archive_read_error: name_too_long");
 }

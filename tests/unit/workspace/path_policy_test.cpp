@@ -78,6 +78,14 @@ BOOST_AUTO_TEST_CASE(a_backslash_is_an_ordinary_character_in_local_paths) {
   BOOST_TEST(outcome(policy.resolve_local("C:\\b", false)) == refused("absolute", "C:/b"));
 }
 
+BOOST_AUTO_TEST_CASE(two_leading_slashes_are_one_in_local_paths) {
+  auto policy = make_policy();
+  BOOST_TEST(outcome(policy.resolve_local("//workspace/a", false)) == "/workspace/a");
+  BOOST_TEST(!policy.resolve_local("//etc", false));
+  auto doubled = path_policy::make("//ws", {}).value();
+  BOOST_TEST(outcome(doubled.resolve_local("//ws/a", false)) == "//ws/a");
+}
+
 BOOST_AUTO_TEST_CASE(a_resolved_path_splits_into_base_and_rest) {
   auto policy = make_policy();
   auto inside = policy.resolve("a/./b", true).value();
@@ -151,6 +159,7 @@ BOOST_DATA_TEST_CASE(entry_keys_that_leave_the_root_are_refused,
                        {"\\\\host\\share\\x", refused("absolute", "//host/share/x")},
                        {"C:\\x", refused("absolute", "C:/x")},
                        {"./C:/x", refused("absolute", "C:/x")},
+                       {"C:/", refused("absolute", "C:")},
                        {"..", refused("escape_root", "..")},
                        {"a/../b", refused("escape_root", "a/../b")},
                        {"..\\b", refused("escape_root", "../b")},
