@@ -793,6 +793,24 @@ def _(case, want):
     return each_step(case, want, change)
 
 
+@rule("shut-down-is-shut-down", "lifecycle")
+def _(case, want):
+    down = started = lost = False
+    calls = ("exec", "read", "write", "ls", "mkdir", "rm", "apply_patch", "extract", "pty_start")
+
+    def change(step, result):
+        nonlocal down, started, lost
+        if step["op"] in ("create", "resume", "start"):
+            down, started, lost = False, step["op"] == "start" or started, False
+        down = down or started and step["op"] in ("shutdown", "aclose")
+        if down and step["op"] in calls and code_of(result) != "not_found":
+            lost = True
+            return {"error": an_error("conflict")}
+        return anything if lost and step["op"] == "tree" else None
+
+    return each_step(case, want, change)
+
+
 @rule("running-sessions-keep-their-work", "lifecycle")
 def _(case, want):
     running = False
