@@ -10,6 +10,7 @@
 #include "snapshot/zip_reader.hpp"
 #include "workspace/file_errors.hpp"
 #include "workspace/file_ops.hpp"
+#include "workspace/path_policy.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -358,7 +359,7 @@ result<archive_scheme> archive_scheme_of(const std::string& path,
                                          const std::optional<std::string>& given) {
   auto scheme = given;
   if (!scheme) {
-    auto name = path.substr(path.rfind('/') + 1);
+    auto name = workspace::split_last(workspace::clean_path(path)).name;
     auto dot = name.rfind('.');
     if (dot != name.npos && dot > 0 && dot + 1 < name.size())
       scheme = name.substr(dot + 1);

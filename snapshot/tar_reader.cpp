@@ -172,6 +172,8 @@ result<bool> tar_reader::next(tar_member& member) {
   member.kind = kind_of(e);
   if (member.kind == member_kind::file && !x.is_known_file(e))
     member.kind = member_kind::other;
+  else if (member.kind == member_kind::other && x.type_flag() == '1')
+    member.kind = member_kind::hard_link; // to ""
   // The name of a directory that is "" comes as "/".
   while (member.name.ends_with('/') && (member.name.size() > 1 || x.type_flag() == '5')) {
     member.name.pop_back();

@@ -128,12 +128,17 @@ result<zip_record> parse_record(const char* header, std::string_view name,
   x.member.name = name.substr(0, name.find('\0')); // as all readers do
   auto mode = little_endian(header + 40, 2);
   x.member.mode = mode & 07777;
+  constexpr uint64_t file_type = 0100000;
+  constexpr uint64_t dos_directory = 0x10;
+  auto type = mode & type_bits;
   const auto& own = x.member.name;
   bool is_root = own.empty() || own == "." || own == "./"; // passed over, whatever it is
-  x.member.kind = is_root || ((mode & type_bits) != link_type && own.ends_with('/'))
-                    ? member_kind::directory
-                  : (mode & type_bits) == link_type ? member_kind::symlink
-                                                    : member_kind::file;
+  x.member.kind = is_root || (type != link_type && own.ends_with('/')) ? member_kind::directory
+                  : type == link_type                                  ? member_kind::symlink
+                                                                       : member_kind::file;
+  x.is_mislabelled
+    = x.member.kind == member_kind::file
+      && ((type != 0 && type != file_type) || (little_endian(header + 38, 2) & dos_directory) != 0);
   return x;
 }
 
@@ -146,6 +151,7 @@ result<zip_extent> read_zip_directory(int fd,
     return unexpected(std::move(place.error()));
   std::string rest;
   for (auto at = place->begin; at < place->end;) {
+    const auto place_of_record = at;
     char header[record_size];
     if (place->end - at < sizeof header)
       return unexpected(damaged("cut central directory"));
@@ -163,7 +169,10 @@ result<zip_extent> read_zip_directory(int fd,
     at += size;
     std::string_view both = rest;
     auto ok = parse_record(header, both.substr(0, name_size), both.substr(name_size))
-                .and_then([&](zip_record x) { return visit(std::move(x)); });
+                .and_then([&](zip_record x) {
+                  x.place = place_of_record;
+                  return visit(std::move(x));
+                });
     if (!ok)
       return unexpected(std::move(ok.error()));
   }

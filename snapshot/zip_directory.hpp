@@ -21,6 +21,8 @@ struct zip_record {
   uint64_t offset = 0; ///< of the local header, in the extent
   uint64_t packed_size = 0;
   uint16_t method = 0;
+  uint64_t place = 0;          ///< of this record, in the file
+  bool is_mislabelled = false; ///< a file by its name, something else by its attributes
 };
 
 /// Gives every record of the central directory in its order, until `visit` fails. libarchive's own

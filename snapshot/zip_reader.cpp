@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +23,7 @@ namespace troupe::snapshot {
 namespace {
 
 constexpr size_t read_size = 256 * 1024;
+constexpr uint64_t label_end = 42; // where a record of the directory has told what it is
 constexpr uint64_t max_lzma_dictionary = 64 * 1024 * 1024; // libarchive sets it no limit
 
 /// What stands before the content of a member has to say the same as the central directory, and the
@@ -76,7 +78,8 @@ struct zip_reader::impl {
 
   int fd;
   zip_extent extent;
-  std::vector<zip_record> records; ///< by offset, the order in which libarchive gives them
+  std::vector<zip_record> records;     ///< by offset, the order in which libarchive gives them
+  std::vector<zip_record> mislabelled; ///< by place
   size_t next = 0;
   archive* reader = nullptr;
   std::unique_ptr<char[]> buffer;
@@ -92,9 +95,30 @@ struct zip_reader::impl {
       archive_set_error(reader, EIO, "cannot read");
       return -1;
     }
+    auto begin = x.extent.begin + x.position;
+    auto first = std::ranges::lower_bound(x.mislabelled, begin - std::min(begin, label_end), {},
+                                          &zip_record::place);
+    for (; first != x.mislabelled.end() && first->place < begin + size; ++first)
+      x.label(*first, size);
     x.position += size;
     *data = x.buffer.get();
     return static_cast<la_ssize_t>(size);
+  }
+
+  /// Says in what was just read of the record that it is a file: of nothing else does libarchive
+  /// read the content.
+  void label(const zip_record& record, size_t size) {
+    constexpr char unix_system = 3;
+    constexpr uint64_t file_type = 0100000;
+    auto mode = file_type | record.member.mode;
+    const std::pair<uint64_t, char> bytes[] = {{5, unix_system},
+                                               {38, '\0'},
+                                               {39, '\0'},
+                                               {40, static_cast<char>(mode & 0xff)},
+                                               {41, static_cast<char>(mode >> 8)}};
+    for (auto [offset, value] : bytes)
+      if (auto at = record.place + offset - extent.begin; at >= position && at - position < size)
+        buffer[at - position] = value;
   }
 
   static la_int64_t seek(archive*, void* self, la_int64_t offset, int whence) {
@@ -122,6 +146,7 @@ struct zip_reader::impl {
     if (!found)
       return unexpected(std::move(found.error()));
     extent = *found;
+    std::ranges::copy_if(records, std::back_inserter(mislabelled), &zip_record::is_mislabelled);
     std::ranges::sort(records, {}, &zip_record::offset);
     for (size_t i = 0; i < records.size(); ++i) {
       auto limit = i + 1 < records.size() ? records[i + 1].offset : extent.end - extent.begin;

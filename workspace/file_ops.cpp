@@ -48,8 +48,10 @@ struct place {
 int find_place(int root_fd, std::string path, place& found) {
   for (int links = 0; links <= max_links; ++links) {
     auto [parent, name] = split_last(path);
-    if (!names_entry(name))
-      return -EISDIR;
+    if (!names_entry(name)) {
+      unique_fd folder{open_beneath(root_fd, path, O_PATH)};
+      return folder.get() == -EXDEV ? -EXDEV : -EISDIR;
+    }
     if (name.find('\0') != std::string::npos)
       return -EINVAL;
     int fd = open_or_make_beneath(root_fd, parent);

@@ -409,7 +409,7 @@ manifest read_manifest(parse_context& context, const json& value) {
                 "In-container mount credential exposure must be configured by trusted code, not in "
                 "manifest input.");
   if (auto* version = read.member(value, top, "version", need::optional))
-    if (!version->is_number_integer() || *version != 1)
+    if (*version != 1 && *version != true) // all that is equal to 1 there
       read.fail({top, "version"}, "literal_error", "Input should be 1");
   read.text(value, top, "root", out.root);
   if (auto* entries = read.member(value, top, "entries", need::optional))

@@ -275,6 +275,22 @@ bool connection::expired(steady_clock::time_point now) {
   return now >= read_deadline_ || now >= write_deadline_;
 }
 
+void connection::give_up() {
+  auto now = steady_clock::now();
+  bool begun = phase_ == phase::head ? parser_.has_value()
+                                     : phase_ == phase::request && request_.status == 0;
+  if (!begun || peer_done_ || worker_->stopping() || now < read_deadline_ || now >= write_deadline_)
+    return close();
+  if (phase_ == phase::head)
+    begin_request();
+  read_deadline_ = never;
+  refuse(408, make_error(errc::timeout, op::request, "the request did not come in time"));
+  if (!body_read_)
+    return;
+  request_.body_failure = gone("the body did not come in time");
+  finish_body_read(unexpected(*request_.body_failure));
+}
+
 void connection::begin_stop() {
   if (auto next = successor_)
     next->stop();

@@ -49,6 +49,8 @@ public:
   void begin_stop();
   void close();
   bool expired(steady_clock::time_point now);
+  /// Closes what has expired, with 408 to a client whose request did not come whole.
+  void give_up();
 
 private:
   enum class phase {

@@ -100,7 +100,8 @@ void worker::on_tick() {
   for (const auto* list : {&waiting_, &busy_})
     std::copy_if(list->begin(), list->end(), std::back_inserter(expired),
                  [&](const auto& c) { return c->expired(now); });
-  close_all(expired);
+  for (const auto& c : expired)
+    c->give_up();
   if (!waiting_.empty() || !busy_.empty())
     arm_tick();
 }

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import tarfile
+import zipfile
 
 import trees
 
@@ -248,12 +249,24 @@ def ls_parse(case, driver, place):
 
 
 def packed(given):
-    """A plain tar of the members of a case that has no recorded archive."""
+    """An archive of the members of a case that has no recorded one: a plain tar, or a zip."""
+    scheme = given.get("scheme") or given.get("dest", "").rpartition(".")[2]
     out = io.BytesIO()
-    types = {"dir": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE, "hardlink": tarfile.LNKTYPE}
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    types = {
+        "dir": tarfile.DIRTYPE,
+        "symlink": tarfile.SYMTYPE,
+        "hardlink": tarfile.LNKTYPE,
+        "fifo": tarfile.FIFOTYPE,
+        "char": tarfile.CHRTYPE,
+        "block": tarfile.BLKTYPE,
+    }
+    archive = zipfile.ZipFile(out, "w") if scheme == "zip" else tarfile.open(fileobj=out, mode="w")
+    with archive:
         for member in given["members"]:
             data = trees.content(member.get("content", ""))
+            if scheme == "zip":
+                archive.writestr(zipfile.ZipInfo(member["name"]), data)
+                continue
             info = tarfile.TarInfo(member["name"])
             info.type = types.get(member["type"], tarfile.REGTYPE)
             info.mode = int(member.get("mode", "0755" if member["type"] == "dir" else "0644"), 8)
@@ -331,7 +344,8 @@ def tar_persist(case, driver, place):
         raise NotApplicable("a session holds its root open")
     trees.make(place.root, given["tree"])
     archive, again = (os.path.join(place.base, name) for name in ("archive", "again"))
-    what = {"root": place.root, "manifest": given["manifest"], "skip": given["skip"]}
+    manifest = {"root": place.root, **given["manifest"]}
+    what = {"root": place.root, "manifest": manifest, "skip": given["skip"]}
     answer = driver("persist", archive=archive, **what)
     if "error" in answer:
         return answer

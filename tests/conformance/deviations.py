@@ -2,6 +2,7 @@
 and gives what is wanted instead, or None where it has no say. All rules that have one are applied,
 in this order. The reasons are in deviations.md."""
 
+import json
 import posixpath
 import re
 
@@ -72,9 +73,11 @@ def _(case, want):
     if not is_hydrate(case) or not reason.startswith(refused):
         return None
     members = models.members_of("tar_extract", case)
-    if members is None or models.faults_of(members):
+    before = models.as_read(case["input"].get("pre", {}))
+    faulty = members is None or models.faults_of(members)
+    if faulty or models.is_in_the_way(before, members):
         return {**want, "error": an_error(want["error"]["code"])}
-    return {"ok": {"files": {**case["input"].get("pre", {}), **models.restored(members)}}}
+    return {"ok": {"files": {**before, **models.restored(members)}}}
 
 
 @rule("first-fault-of-several", *archives)
@@ -87,23 +90,59 @@ def _(case, want):
     return {**want, "error": an_error(want["error"]["code"])}
 
 
+def left_as_it_was(case):
+    """The files when nothing of an archive was unpacked."""
+    given = case["input"]
+    files = models.as_read(given.get("pre", {}))
+    if not is_hydrate(case):
+        files[posixpath.normpath(given["dest"])] = {"archive": True}
+    return files
+
+
 @rule("archive-must-be-whole", *archives)
 def _(case, want):
     given = case["input"]
-    if "ok" not in want or area_of(case) != "tar_extract" or given.get("compression"):
+    code = want.get("error", {}).get("code", "workspace_archive_write_error")
+    if given.get("compression") or code != "workspace_archive_write_error":
         return None
-    if models.is_whole(areas.archive_of(given)):
+    try:
+        data = areas.archive_of(given)
+    except (KeyError, ValueError):
         return None
-    files = dict(given.get("pre", {}))
-    if not is_hydrate(case):
-        files[given["dest"]] = {"archive": True}
-    return {"error": an_error("workspace_archive_write_error"), "files": files}
+    is_zip = area_of(case) == "zip_extract"
+    if models.is_whole_zip(data) if is_zip else "error" in want or models.is_whole(data):
+        return None
+    if (want.get("error", {}).get("context") or {}).get("reason"):
+        return None  # refused before its content was looked at
+    return {"error": an_error("workspace_archive_write_error"), "files": left_as_it_was(case)}
+
+
+@rule("name-with-a-slash-is-a-folder", "tar_extract")
+def _(case, want):
+    members = models.members_of("tar_extract", case) or []
+    named = [x for x in members if x.kind == "file" and x.path and x.name.endswith("/")]
+    if "ok" not in want or not named:
+        return None
+    if any(x.data for x in named):
+        return {"error": an_error("workspace_archive_write_error"), "files": left_as_it_was(case)}
+    return {"ok": {"files": anything}}
+
+
+@rule("archives-stay-inside", *archives)
+def _(case, want):
+    given = case["input"]
+    parts = given.get("dest", "").split("/")
+    for i in range(1, len(parts)):
+        link = models.of(given.get("pre", {}), "/".join(parts[:i]))
+        if "ok" in want and link.get("symlink", "").startswith(("/", "{")):
+            error = an_error("invalid_manifest_path", "escape_root")
+            return {"error": error, "files": models.as_read(given["pre"])}
 
 
 @rule("nothing-half-made", "tar_extract")
 def _(case, want):
     if "error" in want and is_hydrate(case):
-        return {**want, "files": case["input"].get("pre", {})}
+        return {**want, "files": models.as_read(case["input"].get("pre", {}))}
 
 
 @rule("archive-modes", *archives)
@@ -111,23 +150,35 @@ def _(case, want):
     members = models.members_of(area_of(case), case)
     if members is None or ("ok" not in want and is_hydrate(case)):
         return None
-    folder = posixpath.dirname(case["input"].get("dest", ""))
-    return with_files(want, models.with_modes(files_of(want), members, folder, is_hydrate(case)))
+    if callable(files_of(want)):
+        return None
+    folder = posixpath.dirname(posixpath.normpath(case["input"].get("dest", "")))
+    before = case["input"].get("pre", {})
+    files = models.with_modes(files_of(want), members, folder, is_hydrate(case), before)
+    return with_files(want, files)
 
 
 @rule("replaced-not-rewritten", *archives)
 def _(case, want):
+    if callable(files_of(want)):
+        return None
     files = case["input"].get("files") or case["input"].get("pre", {})
-    found = dict(files_of(want))
+    before, found = models.as_read(files), dict(files_of(want))
     written = written_paths(case)
+    twins = {}
     for path, value in files.items():
-        if not isinstance(value, dict) or "hardlink" not in value:
+        if isinstance(value, dict) and "hardlink" in value:
+            twins.setdefault(value["hardlink"], [value["hardlink"]]).append(path)
+    for names in twins.values():
+        names = [name for name in names if name in found]
+        if all(found[name] == before[name] for name in names):
             continue
-        before = files[value["hardlink"]]
-        names = (path, value["hardlink"])
-        if all(name in found and found[name] != before for name in names):
-            # One was written; the other name still has what was there.
-            found.update({name: before for name in names if name not in written})
+        for name in names:
+            if name not in written:
+                # One was written; the other names still have what was there.
+                found[name] = before[name]
+            elif written[name] is not None:
+                found[name] = written[name]
     if "ok" in want:
         return {"ok": {**want["ok"], "files": found}}
     return {**want, "files": found}
@@ -140,14 +191,21 @@ def operations_of(case):
 
 
 def written_paths(case):
-    """Paths that a patch or an archive names."""
+    """Paths that a patch or an archive names, with what an archive puts there."""
     given = case["input"]
-    if "raw" in given:
-        return set(re.findall(r"^\*\*\* [A-Z][a-z]+ (?:File|to): (.*)$", given["raw"], re.M))
+    if "raw" in given and "dest" not in given:
+        named = re.findall(r"^\*\*\* [A-Z][a-z]+ (?:File|to): (.*)$", given["raw"], re.M)
+        return dict.fromkeys(named)
     if "operations" in given:
-        return {x["path"] for x in operations_of(case)}
+        return dict.fromkeys(x["path"] for x in operations_of(case))
     members = models.members_of(area_of(case), case) or []
-    return {posixpath.join(posixpath.dirname(given.get("dest", "")), x.path) for x in members}
+    folder = posixpath.dirname(posixpath.normpath(given.get("dest", "")))
+    paths = {posixpath.join(folder, x.path): None for x in members}
+    if area_of(case) == "tar_extract":
+        for x in members:
+            if x.kind == "file" and x.mode:
+                paths[posixpath.join(folder, x.path)] = trees.file_value(x.data, x.mode & 0o777)
+    return {**paths, given.get("dest", ""): None}
 
 
 @rule("snapshot-can-be-restored", "tar_persist")
@@ -156,6 +214,14 @@ def _(case, want):
         return None
     kinds = ("dir", "file", "symlink", "hardlink")
     kept = [member for member in want["ok"]["members"] if member["type"] in kinds]
+    names = {member["name"] for member in kept}
+    for i, member in enumerate(kept):
+        if member["type"] == "hardlink" and "./" + models.normal(member["linkname"]) not in names:
+            # Its first name is left out: the file itself comes in its place.
+            value = models.as_read(case["input"]["tree"])[models.normal(member["linkname"])]
+            content = value.get("text", value) if isinstance(value, dict) else value
+            kept[i] = {k: v for k, v in member.items() if k != "linkname"}
+            kept[i].update(type="file", content=content)
     members = [
         models.Member(
             x["name"],
@@ -255,73 +321,149 @@ for each in patch_rules:
 # -- manifests -------------------------------------------------------------------------------------
 
 
-@rule("paths-are-one-line", "manifest_validate", "manifest_describe")
-def _(case, want):
-    shown = case["input"].get("manifest", case["input"])
-    if any("\n" in path for path, _ in entries_of(shown.get("entries"))):
-        return {"error": an_error("invalid_manifest_path", "newline")}
-
-
-def is_account_name(x):
-    return not isinstance(x, str) or (x and x[0] != "-" and "\n" not in x and "\0" not in x)
-
-
-@rule("account-names", "manifest_validate")
-def _(case, want):
-    if "ok" not in want:
-        return None
-    given = case["input"]
-    groups = (given.get("groups") or []) + [
-        entry["group"]
-        for _, entry in entries_of(given.get("entries"))
-        if isinstance(entry, dict) and isinstance(entry.get("group"), dict)
-    ]
-    users = [*(given.get("users") or []), *(y for x in groups for y in x.get("users") or [])]
-    if not all(is_account_name(x.get("name")) for x in [*users, *groups]):
-        return refused_at_create(want, "invalid_manifest")
-
-
-
 def entries_of(entries, folder=""):
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         path = posixpath.normpath(posixpath.join(folder, name))
-        yield path, entry
+        yield path, entry if isinstance(entry, dict) else {}
         if isinstance(entry, dict) and isinstance(entry.get("children"), dict):
             yield from entries_of(entry["children"], path)
 
 
-def refused_at_create(want, code):
-    return {"ok": {**want["ok"], "unix_local_create": an_error(code)}}
+def manifest_of(case):
+    """The manifest that a case is about, an empty one if it is no object."""
+    given = case["input"]
+    given = given.get("manifest", given) if isinstance(given, dict) else {}
+    return given if isinstance(given, dict) else {}
 
 
-@rule("root-must-be-absolute", "manifest_validate")
+def manifest_in(step):
+    """The manifest that a step gives, an empty one if it is none."""
+    given = step.get("manifest")
+    return given if isinstance(given, dict) else {}
+
+
+def accounts_of(manifest):
+    """The names of all users and groups."""
+    groups = list(manifest.get("groups") or [])
+    groups += [x["group"] for _, x in entries_of(manifest.get("entries")) if x.get("group")]
+    users = list(manifest.get("users") or [])
+    users += [user for group in groups for user in group.get("users") or []]
+    return [x["name"] for x in [*users, *groups]]
+
+
+def number(value):
+    """What a number given as another type comes to."""
+    return float(value.replace("_", "")) if isinstance(value, str) else float(value)
+
+
+def digits_of(manifest):
+    """All permission digits that entries name; those of mounts do not count."""
+    for _, entry in entries_of(manifest.get("entries")):
+        given = entry.get("permissions") or {}
+        if not str(entry.get("type")).endswith("_mount"):
+            yield from (number(given[who]) for who in ("owner", "group", "other") if who in given)
+
+
+def arguments_of(manifest):
+    """Texts that become arguments of programs, and those of them that have to be one line."""
+    texts, lines = [], []
+    for _, entry in entries_of(manifest.get("entries")):
+        texts += [entry.get("src"), entry.get("subpath")]
+        lines += [entry.get(key) for key in ("host", "repo", "ref")]
+        if str(entry.get("type")).endswith("_mount"):
+            texts.append(str({**entry, "description": ""}).replace("\\x00", "\0"))
+    return [x for x in texts + lines if isinstance(x, str)], [x for x in lines if isinstance(x, str)]
+
+
+def wrong_root(manifest):
+    root = manifest.get("root", "/")
+    return not root.startswith(("/", "{")) or "\0" in root
+
+
+def wrong_accounts(manifest):
+    names = accounts_of(manifest)
+    return any(not x or x[0] == "-" or "\n" in x or "\0" in x for x in names)
+
+
+def wrong_digits(manifest):
+    return not all(0 <= x <= 7 for x in digits_of(manifest))
+
+
+def wrong_environment(manifest):
+    values = (manifest.get("environment") or {}).get("value") or {}
+    wrong_name = re.compile(r"^$|[=\0\n]")
+    return any(wrong_name.search(name) for name in values) or "\\u0000" in json.dumps(values)
+
+
+def wrong_arguments(manifest):
+    texts, lines = arguments_of(manifest)
+    return any("\0" in x for x in texts) or any("\n" in x for x in lines)
+
+
+def wrong_path(manifest):
+    """The reason why a path of an entry is refused, or None."""
+    paths = [path for path, _ in entries_of(manifest.get("entries"))]
+    if any("\0" in path for path in paths):
+        return "nul"
+    if any("\n" in path for path in paths):
+        return "newline"
+    return "too_long" if any(len(path.encode()) > 4095 for path in paths) else None
+
+
+def refusal_of(manifest):
+    """The error that a manifest is refused with here, which the reference accepts; or None."""
+    if wrong_root(manifest):
+        return an_error("sandbox_config_invalid")
+    if wrong_path(manifest):
+        return an_error("invalid_manifest_path", wrong_path(manifest))
+    wrongs = (wrong_accounts, wrong_digits, wrong_environment, wrong_arguments)
+    if any(wrong(manifest) for wrong in wrongs):
+        return an_error("invalid_manifest")
+
+
+@rule("paths-are-one-line", "manifest_validate", "manifest_describe")
 def _(case, want):
-    root = case["input"].get("root", "/")
-    if "ok" in want and not root.startswith("/"):
-        return refused_at_create(want, "sandbox_config_invalid")
+    reason = wrong_path(manifest_of(case)) if "ok" in want else None
+    if reason:
+        return {"error": an_error("invalid_manifest_path", reason)}
+
+
+def refused_at_create(case, want, code, wrong):
+    """`want` with a create that is refused, if the manifest is `wrong`."""
+    if "ok" in want and wrong(manifest_of(case)):
+        return {"ok": {**want["ok"], "unix_local_create": an_error(code)}}
+
+
+@rule("account-names", "manifest_validate")
+def _(case, want):
+    return refused_at_create(case, want, "invalid_manifest", wrong_accounts)
 
 
 @rule("permission-digits", "manifest_validate")
 def _(case, want):
-    if "ok" not in want:
-        return None
-    for _, entry in entries_of(case["input"].get("entries")):
-        digits = (entry.get("permissions") or {}) if isinstance(entry, dict) else {}
-        for who in ("owner", "group", "other"):
-            if not 0 <= int(digits.get(who, 0)) <= 7:
-                return refused_at_create(want, "invalid_manifest")
+    if "ok" in want and any(abs(x) > 2**31 - 1 for x in digits_of(manifest_of(case))):
+        return {"error": an_error("invalid_manifest")}
+    return refused_at_create(case, want, "invalid_manifest", wrong_digits)
 
 
 @rule("environment-names", "manifest_validate")
 def _(case, want):
-    wrong = re.compile(r"^$|[=\0\n]")
-    if "ok" in want and any(wrong.search(x) for x in want["ok"]["environment"]):
-        return refused_at_create(want, "invalid_manifest")
+    return refused_at_create(case, want, "invalid_manifest", wrong_environment)
+
+
+@rule("arguments-are-text", "manifest_validate")
+def _(case, want):
+    return refused_at_create(case, want, "invalid_manifest", wrong_arguments)
+
+
+@rule("root-must-be-absolute", "manifest_validate")
+def _(case, want):
+    return refused_at_create(case, want, "sandbox_config_invalid", wrong_root)
 
 
 def mounts_of(case):
-    for path, entry in entries_of(case["input"].get("entries")):
-        if isinstance(entry, dict) and str(entry.get("type")).endswith("_mount"):
+    for path, entry in entries_of(manifest_of(case).get("entries")):
+        if str(entry.get("type")).endswith("_mount"):
             yield path, entry
 
 
@@ -337,12 +479,16 @@ def _(case, want):
 
 @rule("mounts-are-ephemeral", "manifest_validate")
 def _(case, want):
-    if "ok" not in want or all(entry.get("ephemeral", True) for _, entry in mounts_of(case)):
+    if "ok" not in want:
         return None
-    root = case["input"].get("root", "/workspace").rstrip("/") + "/"
+    # As they were read: an `ephemeral` may be given as text or a number.
+    mounts = list(mounts_of({"input": json.loads(want["ok"]["dump"])}))
+    if all(entry["ephemeral"] for _, entry in mounts):
+        return None
+    root = posixpath.normpath(case["input"].get("root", "/workspace")).rstrip("/") + "/"
     targets = [target for _, target in want["ok"]["mount_targets"]]
     inside = {target[len(root) :] for target in targets if target.startswith(root)}
-    keys = {path for path, _ in mounts_of(case)}
+    keys = {path for path, _ in mounts}
     skip = set(want["ok"]["persistence_skip_paths"]) | inside | keys
     return {"ok": {**want["ok"], "persistence_skip_paths": sorted(skip)}}
 
@@ -435,28 +581,112 @@ def made_files(case, until):
     for step in case["input"]["steps"]:
         if step is until:
             break
-        path = posixpath.normpath(step.get("path", ""))
-        if step["op"] in ("write", "host_write") and posixpath.dirname(path) not in made:
-            made[path] = step["content"]
+        path = inside(step.get("path", ""))
+        if step["op"] in ("write", "host_write") and not isinstance(made.get(path), dict):
+            if not any(path.startswith(other + "/") for other in made):
+                made[path] = step["content"]
+        if step["op"] == "exec":
+            script = " ".join(step["command"])
+            for target, name in re.findall(r"\bln -s ([^\s;&]+) ([^\s;&]+)", script):
+                made[inside(name)] = {"symlink": target}
+            for name in re.findall(r"\bmkfifo ([^\s;&]+)", script):
+                made[inside(name)] = {"fifo": True}
     return made
+
+
+def inside(path):
+    """A path below the root, normal."""
+    return posixpath.normpath(path).removeprefix("{ROOT}/")
 
 
 def is_link(value):
     return isinstance(value, dict) and "symlink" in value
 
 
+def followed_part(step):
+    """The part of a step's path in which links are followed, below the root; or None."""
+    path = inside(step.get("path", ""))
+    if step["op"] not in ("read", "write", "ls", "mkdir", "rm") or path[:1] in ("/", "{"):
+        return None
+    whole = step["op"] in ("read", "write", "mkdir") or step["path"].endswith("/")
+    return path if whole else posixpath.dirname(path)
+
+
 @rule("absolute-links-lead-out", "lifecycle")
 def _(case, want):
+    lost = False
+
     def change(step, result):
-        path = posixpath.normpath(step.get("path", "")).removeprefix("{ROOT}/")
+        nonlocal lost
+        path = followed_part(step)
         made = made_files(case, step)
-        for link, value in made.items():
-            leads_out = is_link(value) and value["symlink"].startswith("{ROOT}")
-            below = path.startswith(link + "/")
-            followed = below or (path == link and step["op"] in ("read", "write", "apply_patch"))
-            if leads_out and followed and "ok" in result:
-                reason = "absolute" if step["path"].startswith("{") else "escape_root"
-                return {"error": an_error("invalid_manifest_path", reason)}
+        refused = path is not None and models.Follow(made, path).refused
+        if step["op"] == "apply_patch":
+            operations = step["operations"] if isinstance(step["operations"], list) else []
+            paths = [x.get("path", "") for x in operations if isinstance(x, dict)]
+            refused = any(models.Follow(made, inside(x)).refused for x in paths)
+        if refused and code_of(result) != "invalid_manifest_path":
+            lost = lost or "ok" in result and step["op"] != "read"
+            reason = "absolute" if step.get("path", "").startswith("{") else "escape_root"
+            return {"error": an_error("invalid_manifest_path", reason)}
+        return anything if lost and step["op"] in ("tree", "read", "ls", "exec") else None
+
+    return each_step(case, want, change)
+
+
+@rule("parents-count-by-name", "lifecycle")
+def _(case, want):
+    lost = False
+
+    def change(step, result):
+        nonlocal lost
+        parts = step.get("path", "").removeprefix("{ROOT}/").split("/")
+        links = {path for path, value in made_files(case, step).items() if is_link(value)}
+        behind = ".." in parts and any(
+            "/".join(parts[:i]) in links for i in range(1, len(parts)) if parts[i] == ".."
+        )
+        if behind:
+            lost = lost or step["op"] != "read"
+            return anything
+        return anything if lost and step["op"] in ("tree", "read", "ls", "exec", "outside") else None
+
+    return each_step(case, want, change)
+
+
+@rule("nothing-is-made-behind-links", "lifecycle")
+def _(case, want):
+    lost = False
+
+    def change(step, result):
+        nonlocal lost
+        made = made_files(case, step)
+        path = inside(step.get("path", ""))
+        folder = path if step["op"] == "mkdir" else posixpath.dirname(path)
+        links = [x for x in made if is_link(made[x]) and models.below(folder, x)]
+        if step["op"] == "write" and str(models.of(made, path).get("symlink")).endswith("/"):
+            links.append(path)
+        follows = [models.Follow(made, link) for link in links]
+        to = ["/".join(x.at) for x in follows if not x.refused and not x.loop]
+        missing = any(not any(models.below(x, target) for x in made) for target in to if target)
+        if step["op"] in ("write", "mkdir") and missing and "ok" in result:
+            lost = True
+            return {"error": an_error("workspace_archive_write_error")}
+        return anything if lost and step["op"] in ("tree", "read", "ls", "exec") else None
+
+    return each_step(case, want, change)
+
+
+@rule("nothing-is-below-a-file", "lifecycle")
+def _(case, want):
+    def change(step, result):
+        if step["op"] != "rm" or not step.get("recursive"):
+            return None
+        made = made_files(case, step)
+        folder = posixpath.dirname(inside(step["path"]))
+        at = "/".join(models.Follow(made, folder).at)
+        is_file = at in made and not is_link(made[at])
+        if is_file and code_of(result) == "workspace_archive_write_error":
+            return {"ok": None}
 
     return each_step(case, want, change)
 
@@ -467,10 +697,17 @@ def _(case, want):
 
     def change(step, result):
         nonlocal removed
-        if step["op"] == "rm" and step["path"] in ("", ".", "{ROOT}", "{ROOT}/"):
+        granted = {
+            grant.get("path")
+            for create in steps_named(case, "create")
+            for grant in manifest_in(create).get("extra_path_grants") or []
+        }
+        path = posixpath.normpath(step.get("path", ""))
+        if step["op"] == "rm" and path in {".", "{ROOT}", *granted}:
             removed = True
             return {"error": an_error("workspace_archive_write_error", "is_root")}
-        return anything if removed and step["op"] in ("tree", "ls", "read", "exec", "stop") else None
+        later = ("tree", "ls", "read", "write", "mkdir", "rm", "exec", "stop", "outside")
+        return anything if removed and step["op"] in later else None
 
     return each_step(case, want, change)
 
@@ -535,6 +772,24 @@ def _(case, want):
     return each_step(case, want, change)
 
 
+@rule("shut-down-is-shut-down", "lifecycle")
+def _(case, want):
+    down = started = lost = False
+    calls = ("exec", "read", "write", "ls", "mkdir", "rm", "apply_patch", "extract", "pty_start")
+
+    def change(step, result):
+        nonlocal down, started, lost
+        if step["op"] in ("create", "resume", "start"):
+            down, started, lost = False, step["op"] == "start" or started, False
+        down = down or started and step["op"] in ("shutdown", "aclose")
+        if down and step["op"] in calls and code_of(result) != "not_found":
+            lost = True
+            return {"error": an_error("conflict")}
+        return anything if lost and step["op"] == "tree" else None
+
+    return each_step(case, want, change)
+
+
 @rule("running-sessions-keep-their-work", "lifecycle")
 def _(case, want):
     running = False
@@ -556,9 +811,10 @@ def _(case, want):
 @rule("listing-a-file", "lifecycle")
 def _(case, want):
     def change(step, result):
-        value = made_files(case, step).get(posixpath.normpath(step.get("path", "")))
+        value = made_files(case, step).get(inside(step.get("path", "")))
         if step["op"] == "ls" and value is not None and not is_link(value):
-            return {"ok": lambda items: [x["kind"] for x in items] == ["file"]}
+            kind = "other" if isinstance(value, dict) and "fifo" in value else "file"
+            return {"ok": lambda items: [x["kind"] for x in items] == [kind]}
 
     return each_step(case, want, change)
 
@@ -566,7 +822,7 @@ def _(case, want):
 @rule("listing-a-link", "lifecycle")
 def _(case, want):
     def change(step, result):
-        value = made_files(case, step).get(posixpath.normpath(step.get("path", "")))
+        value = made_files(case, step).get(inside(step.get("path", "")))
         if step["op"] == "ls" and is_link(value):
             return {"ok": lambda items: [x["kind"] for x in items] == ["symlink"]}
 
@@ -606,7 +862,7 @@ def _(case, want):
 
 @rule("mode-comes-with-the-file", "lifecycle")
 def _(case, want):
-    failed = any("chgrp" in str(result.get("error", "")) for result in want["ok"])
+    failed = any("chgrp" in str(x.get("error", "")) for x in want["ok"] if isinstance(x, dict))
 
     def change(step, result):
         if failed and step["op"] == "tree" and "ok" in result:
@@ -620,7 +876,7 @@ def _(case, want):
 def _(case, want):
     kinds = {"local_file": "local_file_read_error", "local_dir": "local_dir_read_error"}
     for create in steps_named(case, "create"):
-        for _, entry in entries_of((create.get("manifest") or {}).get("entries")):
+        for _, entry in entries_of(manifest_in(create).get("entries")):
             if entry.get("type") in kinds and (entry.get("src") or "").startswith("{OUT}"):
                 error = {"error": an_error(kinds[entry["type"]], "outside_base_dir")}
 
@@ -630,6 +886,45 @@ def _(case, want):
                     return anything if step["op"] not in ("create", "host_source") else None
 
                 return each_step(case, want, change)
+
+
+def contents_of(tree):
+    """What is in the files of a tree, without modes and folders."""
+    return {
+        path: value.get("text", value.get("b64", value.get("symlink")))
+        if isinstance(value, dict)
+        else value
+        for path, value in tree.items()
+        if not (isinstance(value, dict) and "dir" in value)
+    }
+
+
+@rule("sources-come-whole", "lifecycle")
+def _(case, want):
+    entries = [
+        entry
+        for step in steps_named(case, "create", "apply_manifest")
+        for _, entry in entries_of(manifest_in(step).get("entries"))
+    ]
+    if not any(entry.get("type") == "local_dir" and entry.get("src") for entry in entries):
+        return None
+
+    def change(step, result):
+        wanted = result.get("ok")
+        if step["op"] == "tree" and isinstance(wanted, dict):
+            return {"ok": lambda got: contents_of(got) == contents_of(wanted)}
+
+    return each_step(case, want, change)
+
+
+@rule("entries-are-relative", "lifecycle")
+def _(case, want):
+    def change(step, result):
+        reason = ((result.get("error") or {}).get("context") or {}).get("reason")
+        if step["op"] in ("start", "apply_manifest") and reason == "absolute":
+            return {"error": an_error("invalid_manifest_path", "escape_root")}
+
+    return each_step(case, want, change)
 
 
 def after_resume(case, want, change):
@@ -721,28 +1016,24 @@ def _(case, want):
             return {"error": an_error("workspace_stop_error")}
         if gone and step["op"] == "exec":
             return {"error": an_error("workspace_root_not_found")}
+        if gone and step["op"] == "read" and "error" in result:
+            return {"error": {"code": None, "type": "any"}}
 
     return each_step(case, want, change)
 
 
-def refusal_of(manifest):
-    """The code that a manifest is refused with at create, which the reference accepts."""
-    if not manifest.get("root", "/").startswith(("/", "{")):
-        return "sandbox_config_invalid"
-    for _, entry in entries_of(manifest.get("entries")):
-        digits = entry.get("permissions") or {}
-        if any(not 0 <= int(digits.get(who, 0)) <= 7 for who in ("owner", "group", "other")):
-            return "invalid_manifest"
-
-
 @rule("refused-at-create", "lifecycle")
 def _(case, want):
-    codes = [refusal_of(step.get("manifest") or {}) for step in steps_named(case, "create")]
-    if not any(codes):
-        return None
-    first = next(i for i, step in enumerate(case["input"]["steps"]) if step["op"] == "create")
-    results = want["ok"][:first] + [{"error": an_error(codes[0])}]
-    return {"ok": results + [anything] * (len(want["ok"]) - len(results))}
+    for i, (step, result) in enumerate(zip(case["input"]["steps"], want["ok"])):
+        if step["op"] != "create" or callable(result) or "ok" not in result:
+            continue
+        manifest = manifest_in(step)
+        refusal = refusal_of(manifest)
+        if not refusal and (manifest.get("users") or manifest.get("groups")):
+            refusal = an_error("sandbox_config_invalid")
+        if refusal:
+            results = want["ok"][:i] + [{"error": refusal}]
+            return {"ok": results + [anything] * (len(want["ok"]) - len(results))}
 
 
 @rule("background-does-not-hold", "lifecycle")

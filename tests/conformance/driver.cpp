@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <functional>
@@ -71,8 +72,8 @@ answer on_apply_diff(const json& x) {
 answer on_truncate(const json& x) {
   auto kind = text(x, "kind");
   std::optional<int64_t> limit;
-  if (x["limit"].is_number())
-    limit = x["limit"].get<int64_t>();
+  if (auto given = x.value("limit", json(nullptr)); given.is_number())
+    limit = given.get<int64_t>();
   if (kind == "bytes" || kind == "formatted_bytes")
     return truncate_bytes(text(x, "text"), static_cast<size_t>(limit.value_or(0)),
                           kind == "formatted_bytes");
@@ -87,7 +88,7 @@ answer on_truncate(const json& x) {
 
 answer on_apply_patch(const json& x) {
   auto raw = text_or_null(x, "raw");
-  auto operations = raw ? parse_patch(*raw) : read_patch_operations(x["operations"]);
+  auto operations = raw ? parse_patch(*raw) : read_patch_operations(x.at("operations"));
   if (!operations)
     return unexpected(operations.error());
   auto policy = path_policy::make(text(x, "root"), {});
@@ -105,11 +106,11 @@ answer on_exec_prepare(const json& x) {
   exec_request request;
   request.command = texts(x, "command");
   request.user = text_or_null(x, "user");
-  if (x["shell"].is_array()) {
+  if (x.at("shell").is_array()) {
     request.shell = shell_mode::prefix;
     request.shell_prefix = texts(x, "shell");
   } else {
-    request.shell = x["shell"].get<bool>() ? shell_mode::on : shell_mode::off;
+    request.shell = x.at("shell").get<bool>() ? shell_mode::on : shell_mode::off;
   }
   auto root = text(x, "root");
   auto local = backends::prepare_argv(request, "-c");
@@ -131,7 +132,7 @@ void add_paths(const std::vector<named_entry>& entries, const std::string& paren
 }
 
 answer on_manifest(const json& x) {
-  auto parsed = parse_manifest(x["manifest"]);
+  auto parsed = parse_manifest(x.at("manifest"));
   if (!parsed)
     return unexpected(parsed.error());
   if (auto checked = check_entry_paths(*parsed); !checked)
@@ -159,15 +160,16 @@ answer on_manifest(const json& x) {
 }
 
 answer on_describe(const json& x) {
+  auto given = x.value("depth", json(1));
   std::optional<int> depth;
-  if (!x["depth"].is_null())
-    depth = x["depth"].get<int>();
-  auto parsed = parse_manifest(x["manifest"]);
+  if (!given.is_null())
+    depth = static_cast<int>(std::min<int64_t>(given.get<int64_t>(), INT_MAX));
+  auto parsed = parse_manifest(x.at("manifest"));
   return parsed ? answer{describe(*parsed, depth)} : unexpected(parsed.error());
 }
 
 answer on_state(const json& x) {
-  auto parsed = parse_state(x["state"]);
+  auto parsed = parse_state(x.at("state"));
   if (!parsed)
     return unexpected(parsed.error());
   auto rebound
@@ -287,7 +289,7 @@ result<std::vector<std::string>> skip_paths(const json& x, const manifest& of) {
 }
 
 answer on_fingerprint(const json& x) {
-  auto parsed = parse_manifest(x["manifest"]);
+  auto parsed = parse_manifest(x.at("manifest"));
   if (!parsed)
     return unexpected(parsed.error());
   auto skip = skip_paths(x, *parsed);
@@ -297,7 +299,7 @@ answer on_fingerprint(const json& x) {
 }
 
 answer on_persist(const json& x) {
-  auto parsed = parse_manifest(x["manifest"]);
+  auto parsed = parse_manifest(x.at("manifest"));
   if (!parsed)
     return unexpected(parsed.error());
   auto skip = skip_paths(x, *parsed);
@@ -310,7 +312,7 @@ answer on_persist(const json& x) {
 
 /// Keeps the tree as a session's snapshot and restores it elsewhere.
 answer on_save_and_restore(const json& x) {
-  auto parsed = parse_manifest(x["manifest"]);
+  auto parsed = parse_manifest(x.at("manifest"));
   if (!parsed)
     return unexpected(parsed.error());
   auto skip = skip_paths(x, *parsed);
@@ -344,13 +346,18 @@ answer on_extract(const json& x) {
   auto scheme = snapshot::archive_scheme_of(path, text_or_null(x, "scheme"));
   if (!scheme)
     return unexpected(scheme.error());
+  auto target = path_policy::make(text(x, "root"), {}).and_then([&](const path_policy& policy) {
+    return policy.resolve_local(path, true);
+  });
+  if (!target)
+    return unexpected(target.error());
   unique_fd in{::open(text(x, "archive").c_str(), O_RDWR | O_CLOEXEC)};
   auto root = open_root(x);
   snapshot::extract_request request;
   request.archive_fd = in.get();
   request.root_fd = root.get();
-  request.path = path;
-  request.shown = text(x, "root") + "/" + path;
+  request.path = target->relative;
+  request.shown = target->absolute;
   request.scheme = *scheme;
   request.limits = *limits;
   return nothing(snapshot::extract(request, {}));
@@ -381,7 +388,11 @@ answer answer_to(const std::string& line) {
   auto request = parse_json(line, 100'000);
   if (!request)
     return unexpected(request.error());
-  return functions.at(text(*request, "fn"))(*request);
+  try {
+    return functions.at(text(*request, "fn"))(*request);
+  } catch (const json::exception& fault) { // an argument of another type
+    return unexpected(make_error(errc::invalid_request, op::request, fault.what()));
+  }
 }
 
 } // namespace

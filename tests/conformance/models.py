@@ -5,6 +5,7 @@ import io
 import posixpath
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 
@@ -65,10 +66,11 @@ def zip_members(data):
             members = []
             for info in archive.infolist():
                 mode = info.external_attr >> 16
-                kind = "dir" if info.is_dir() else "symlink" if stat.S_ISLNK(mode) else "file"
+                is_dir = info.filename.endswith("/")
+                kind = "dir" if is_dir else "symlink" if stat.S_ISLNK(mode) else "file"
                 members.append(Member(info.filename, kind, mode & 0o7777))
             return members
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, IndexError):
         return None
 
 
@@ -82,6 +84,13 @@ def members_of(area, case):
 
 def is_whole(data):
     """Whether a plain tar has sound headers up to its end marker."""
+    try:
+        return has_sound_headers(data)
+    except ValueError:
+        return False
+
+
+def has_sound_headers(data):
     at = 0
     while at + 1024 <= len(data):
         block = data[at : at + 512]
@@ -92,6 +101,21 @@ def is_whole(data):
         size = int(block[124:136].strip(b" \0") or b"0", 8)
         at += 512 + (size + 511) // 512 * 512
     return False
+
+
+def is_whole_zip(data):
+    """Whether all members of a zip can be read, and the two headers of each say the same."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for info in archive.infolist():
+                header = data[info.header_offset : info.header_offset + 26]
+                magic, _, flags, method, _, crc, packed, size = struct.unpack("<4s3HI3I", header)
+                same = (crc, packed, size) == (info.CRC, info.compress_size, info.file_size)
+                if magic != b"PK\3\4" or method != info.compress_type or not (same or flags & 8):
+                    return False
+            return archive.testzip() is None
+    except Exception:  # whatever its readers throw at damage
+        return False
 
 
 def faults_of(members):
@@ -119,7 +143,7 @@ def faults_of(members):
         above = path.split("/")[:-1]
         while above:
             if seen.get("/".join(above), "dir") != "dir":
-                found.append("descends")
+                found.append("descends through " + "/".join(above))
             above.pop()
     return found
 
@@ -144,8 +168,45 @@ def restored(members):
     return tree
 
 
-def with_modes(files, members, folder, replace):
-    """`files` with the modes that the members have."""
+def as_read(tree):
+    """What reading the files back gives, which a case has before."""
+    found = {}
+    for path, value in tree.items():
+        if isinstance(value, dict) and "hardlink" in value:
+            value = tree[value["hardlink"]]
+        if isinstance(value, dict) and not value.keys() & {"symlink", "fifo"}:
+            value = {k: v for k, v in value.items() if k != "mtime"}
+            plain = "0755" if "dir" in value else "0644"
+            if value.get("mode") == plain:
+                del value["mode"]
+        if isinstance(value, dict) and list(value) == ["text"]:
+            value = value["text"]
+        if value == {"dir": True} and any(other.startswith(path + "/") for other in tree):
+            continue
+        found[path] = value
+    return found
+
+
+def is_in_the_way(tree, members):
+    """Whether something in the workspace cannot give way to a member: a folder where none comes,
+    or a link above."""
+    for member in members:
+        parts = member.path.split("/")
+        if any("symlink" in of(tree, "/".join(parts[:i])) for i in range(1, len(parts))):
+            return True
+        below = any(path.startswith(member.path + "/") for path in tree)
+        if member.path and member.kind != "dir" and (below or "dir" in of(tree, member.path)):
+            return True
+    return False
+
+
+def of(tree, path):
+    value = tree.get(path)
+    return value if isinstance(value, dict) else {}
+
+
+def with_modes(files, members, folder, replace, before):
+    """`files` with the modes that the members have; `before`: what was there."""
     changed = dict(files)
     for member in members:
         path = posixpath.join(folder, member.path) if member.path else ""
@@ -158,9 +219,17 @@ def with_modes(files, members, folder, replace):
                 if mode != 0o644:
                     more["mode"] = f"{mode:04o}"
                 changed[path] = more["text"] if list(more) == ["text"] else more
-        elif member.kind == "dir" and path and member.mode:
-            mode = member.mode & 0o3777 if replace else member.mode & 0o777 | 0o700
+        elif member.kind == "dir" and path and replace:
+            mode = member.mode & 0o3777
             if mode != 0o755:
+                changed[path] = {"dir": True, "mode": f"{mode:04o}"}
+            elif any(other.startswith(path + "/") for other in changed):
+                changed.pop(path, None)
+            elif path in changed:
+                changed[path] = {"dir": True}
+        elif member.kind == "dir" and path and member.mode and path not in before:
+            mode = (member.mode & 0o777 | 0o700) & ~0o022  # the umask
+            if mode != 0o755 and not any(x.startswith(path + "/") for x in before):
                 changed[path] = {"dir": True, "mode": f"{mode:04o}"}
     return changed
 

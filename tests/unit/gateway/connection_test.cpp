@@ -467,6 +467,8 @@ BOOST_AUTO_TEST_CASE(a_body_that_stalls_is_cancelled) {
   mailbox<std::string> got;
   x->body().read(10, [&](auto piece) { got.put(outcome(piece)); });
   BOOST_TEST(got.take() == "cancelled");
+  BOOST_TEST(c.receive().status == 408);
+  x->respond({}); // too late
   BOOST_TEST(c.closed());
 }
 
@@ -485,6 +487,7 @@ BOOST_AUTO_TEST_CASE(a_body_that_only_drips_is_cancelled) {
     if (piece != "x") {
       BOOST_TEST(piece == "cancelled");
       BOOST_TEST(i > 1);
+      BOOST_TEST(c.receive().status == 408);
       BOOST_TEST(c.closed());
       return;
     }

@@ -128,6 +128,7 @@ bad_archive bad_zip(const char* name, const std::vector<zip_member>& members, st
 const std::vector<bad_archive> bad_archives = {
   bad_tar("root is a symlink", tar_symlink(".", "a"), ".", "archive root symlink"),
   bad_tar("root is a hard link", tar_hard_link("./", "a"), ".", "archive root hardlink"),
+  bad_tar("hard link to nothing", tar_hard_link("h", ""), "h", "hardlink member not allowed"),
   bad_tar("root is a file", tar_file(".", "x"), ".", "archive root member must be directory"),
   bad_tar("drive", tar_file("C:evil", "x"), "C:evil", "windows drive path"),
   bad_tar("share", tar_file("//server/share/x", "x"), "//server/share/x", "windows drive path"),
@@ -245,6 +246,7 @@ BOOST_FIXTURE_TEST_SUITE(extract_suite, fixture)
 BOOST_AUTO_TEST_CASE(the_scheme_is_that_of_the_last_suffix_unless_given) {
   BOOST_TEST((archive_scheme_of("d.x/a.b.tar", {}) == archive_scheme::tar));
   BOOST_TEST((archive_scheme_of("a.zip", {}) == archive_scheme::zip));
+  BOOST_TEST((archive_scheme_of("a.zip//", {}) == archive_scheme::zip));
   BOOST_TEST((archive_scheme_of("a.tar.gz", "tar") == archive_scheme::tar));
   auto message = [](const std::string& name, const std::optional<std::string>& given) {
     auto x = archive_scheme_of(name, given).error();
@@ -321,6 +323,20 @@ BOOST_AUTO_TEST_CASE(names_stay_the_bytes_that_they_are) {
 BOOST_AUTO_TEST_CASE(the_root_of_a_zip_is_passed_over) {
   require_put(zip_of({{"./", "", 040755}, {".", "file"}, {"./a", "x"}}), archive_scheme::zip);
   BOOST_TEST(names(root) == (std::set<std::string>{"a", "in.zip"}));
+}
+
+BOOST_AUTO_TEST_CASE(what_a_zip_calls_no_file_is_one_by_its_name) {
+  constexpr uint32_t types[] = {0020644, 0040755, 0060644, 0140777, 0170777};
+  std::vector<zip_member> members;
+  for (auto mode : types)
+    members.push_back({"a" + std::to_string(mode), std::string(70'000, 'x'), mode});
+  auto archive = zip_of(members);
+  auto first = archive.find("PK\1\2");
+  archive[first + 5] = 0;     // written by DOS
+  archive[first + 38] = 0x10; // where that is a directory
+  require_put(archive, archive_scheme::zip);
+  for (const auto& x : members)
+    BOOST_TEST((read_text(root + '/' + x.name) == x.content));
 }
 
 BOOST_AUTO_TEST_CASE(members_may_come_in_any_order) {

@@ -248,6 +248,7 @@ BOOST_AUTO_TEST_CASE(writes_through_links_that_stay_inside_and_no_others) {
   ::symlink("../outside/kept", t.in_root("relative").c_str());
   ::symlink("../outside/new", t.in_root("new").c_str());
   ::symlink("../outside", t.in_root("parent").c_str());
+  ::symlink("..", t.in_root("up").c_str());
   BOOST_TEST(outcome(write(t, "a/link", "through")) == "ok");
   BOOST_TEST(read_file(t.in_root("b/file")) == "through");
   BOOST_TEST(outcome(write(t, "folder/file", "again")) == "ok");
@@ -255,7 +256,7 @@ BOOST_AUTO_TEST_CASE(writes_through_links_that_stay_inside_and_no_others) {
   BOOST_TEST(outcome(write(t, "dangling", "made")) == "ok");
   BOOST_TEST(read_file(t.in_root("b/dangling")) == "made");
   for (const char* path : {"absolute", "relative", "new", "parent/kept", "parent/new",
-                           "parent/folder/new", "../outside/kept"})
+                           "parent/folder/new", "../outside/kept", "up"})
     BOOST_TEST(outcome(write(t, path, "x")) == "invalid_manifest_path: escape_root");
   BOOST_TEST(names(t.outside).size() == 1U);
   BOOST_TEST(read_file(t.outside + "/kept") == "kept");

@@ -126,7 +126,10 @@ BOOST_DATA_TEST_CASE(
   data::make(std::vector<text_case>{
     {"[]", "model_type"},
     {R"({"version": 2})", "literal_error version"},
-    {R"({"version": true})", "literal_error version"},
+    {R"({"version": "1"})", "literal_error version"},
+    {R"({"version": 1.5})", "literal_error version"},
+    {R"({"version": true})", "ok"},
+    {R"({"version": 1.0})", "ok"},
     {R"({"root": null})", "string_type root"},
     {R"({"entries": []})", "type_error entries"},
     {R"({"entries": null})", "ok"},
