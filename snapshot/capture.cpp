@@ -518,6 +518,8 @@ private:
       ::lseek(fd.get(), 0, SEEK_SET);
       x.content = {};
     }
+    if ((x.mode & ~restored_file_mode) != 0)
+      warn(item.path, "set-user-ID, set-group-ID and sticky bits are not given back");
     if (shared)
       shared->written = true;
     tell(&x, at_old(item) ? &old_ : nullptr);
@@ -652,7 +654,9 @@ private:
     for (size_t at = 0; at < list.size();) {
       std::string name{list.c_str() + at};
       at += name.size() + 1;
-      if (!name.starts_with("user.") || name.starts_with("user.overlay."))
+      if (!is_kept_xattr(name)) {
+        if (is_missed(name))
+          warn(item.path, "extended attribute " + to_utf8(name) + " left out");
         continue;
       xattr x{name, std::string(64 * 1024, '\0')};
       auto n = ::fgetxattr(fd, name.c_str(), x.value.data(), x.value.size());
@@ -665,6 +669,14 @@ private:
     }
     std::ranges::sort(all, {}, &xattr::name);
     return encode_xattrs(all);
+  }
+
+  /// Of what is not kept: whether somebody gave it to the file. An overlay notes some itself, and
+  /// security modules do.
+  bool is_missed(std::string_view name) const {
+    return name.starts_with("user.") || name.starts_with("system.posix_acl_")
+           || name == "security.capability"
+           || (name.starts_with("trusted.") && !(upper_ && name.starts_with("trusted.overlay.")));
   }
 
   // What an overlay notes of itself is believed in the trusted namespace only: whoever works in the

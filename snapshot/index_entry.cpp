@@ -76,6 +76,10 @@ bool same_entry(const index_entry& a, const index_entry& b) {
          && a.mtime.tv_nsec == b.mtime.tv_nsec;
 }
 
+bool is_kept_xattr(std::string_view name) {
+  return name.starts_with("user.") && !name.starts_with("user.overlay.");
+}
+
 std::string encode_xattrs(const std::vector<xattr>& all) {
   std::string out;
   for (const auto& x : all) {

@@ -132,12 +132,8 @@ tree_writer::outcome tree_writer::set_xattrs(const std::vector<xattr>& all) {
   if (!file_)
     if (auto bad = make_top_current())
       return bad;
-  // Others would be believed by the kernel: file capabilities, or the marks of an overlay.
-  auto is_the_user_s = [](const std::string& name) {
-    return name.starts_with("user.") && !name.starts_with("user.overlay.");
-  };
   for (const auto& x : all)
-    if (is_the_user_s(x.name)
+    if (is_kept_xattr(x.name)
         && ::fsetxattr(file_ ? file_.get() : top_.get(), x.name.c_str(), x.value.data(),
                        x.value.size(), 0)
              != 0
