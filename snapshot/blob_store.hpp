@@ -6,6 +6,8 @@
 #include "snapshot/byte_source.hpp"
 #include "snapshot/digest.hpp"
 
+#include <time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -91,6 +93,12 @@ public:
   /// The configuration and the layers that a manifest names, ours or not.
   static std::optional<std::vector<blob_id>> named_in(std::string_view manifest);
 
+  /// Bytes of all blobs, also of those that nothing refers to.
+  uint64_t blob_bytes() const;
+
+  /// Begins to make durable what was written so far, where a disk is so slow that this pays.
+  void begin_sync() const;
+
   // -- references
 
   /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
@@ -117,6 +125,17 @@ public:
   std::string stat_path(const std::string& id) const;
 
   // -- cleaning
+
+  /// What `{id}.tar` refers to, held ones among them.
+  struct named_snapshot {
+    std::string id;
+    timespec used{};            ///< when it was written, or touched since
+    std::vector<blob_id> blobs; ///< none if it is damaged
+  };
+  std::vector<named_snapshot> references() const;
+
+  /// Removes a reference, unless it was used since it was listed. Only `collecting`.
+  bool drop(const named_snapshot& x) const;
 
   /// What `collect` did.
   struct collection {

@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <utility>
 
 namespace troupe::snapshot {
@@ -33,6 +34,9 @@ constexpr uint64_t worth_remembering = 256 * 1024;
 
 /// A chain is long from here on; each layer costs every reader something.
 constexpr size_t long_chain = 16;
+
+/// So much of what layers have may be dead, however small the tree is.
+constexpr uint64_t dead_bytes_allowed = 1024 * 1024;
 
 constexpr size_t copy_size = 256 * 1024;
 
@@ -536,7 +540,43 @@ result<void> export_tar_layered(const blob_store& store, const layered_snapshot&
 
 // -- flattening -----------------------------------------------------------------------------------
 
-result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool) {
+namespace {
+
+uint64_t bytes_written(const layered_snapshot& x) {
+  uint64_t written = 0;
+  for (const auto& layer : x.layers)
+    written += layer.file_bytes;
+  return written;
+}
+
+/// Whether the layers are more, or more of them is dead, than readers should have to do with.
+bool is_worn(const layered_snapshot& x) {
+  return x.layers.size() >= long_chain
+         || bytes_written(x) > 2 * x.info.size_bytes + dead_bytes_allowed;
+}
+
+/// What was written of a workspace when a snapshot of it was last flattened; a cache that goes with
+/// what is held. Nullopt: none was yet.
+std::optional<uint64_t> read_flattened(const blob_store& store, const std::string& held) {
+  uint64_t written = 0;
+  if (held.empty() || !(std::ifstream{store.stat_path(held)} >> written))
+    return std::nullopt;
+  return written;
+}
+
+/// Whether as much has come above held layers since then as makes a chain worn.
+bool has_grown(const blob_store& store, const std::string& held, uint64_t written_before,
+               const layered_snapshot& x) {
+  auto below = find_layered(store, {snapshot_kind::local, held, store.base_path(), {}});
+  auto layers_below = below && *below ? (*below)->layers.size() : 0;
+  return x.layers.size() >= layers_below + long_chain
+         || bytes_written(x) > written_before + x.info.size_bytes + dead_bytes_allowed;
+}
+
+} // namespace
+
+result<bool> flatten_layered(const snapshot_ref& ref, const std::string& held, std::stop_token stop,
+                             zstd_pool& pool) {
   auto opened = blob_store::open(ref.base_path, blob_store::use::shared, false);
   if (!opened || !*opened)
     return opened ? result<bool>{false} : unexpected(std::move(opened.error()));
@@ -545,11 +585,10 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   if (!found || !*found)
     return found ? result<bool>{false} : unexpected(std::move(found.error()));
   auto& old = **found;
-  uint64_t written = 0;
-  for (const auto& layer : old.layers)
-    written += layer.file_bytes;
-  bool mostly_dead = written > 2 * old.info.size_bytes + 1024 * 1024;
-  if (old.layers.size() < 2 || (old.layers.size() < long_chain && !mostly_dead))
+  if (old.layers.size() < 2 || !is_worn(old))
+    return false;
+  const auto written = bytes_written(old);
+  if (auto before = read_flattened(store, held); before && !has_grown(store, held, *before, old))
     return false;
   // One layer is at most what the many are.
   uint64_t stored = 0;
@@ -593,6 +632,8 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   auto ok = store.describe(old).and_then([&] { return store.refer(ref.id, old.manifest); });
   if (!ok)
     return unexpected(std::move(ok.error()));
+  if (!held.empty())
+    std::ofstream{store.stat_path(held)} << written << '\n';
   return true;
 }
 

@@ -59,7 +59,10 @@ result<snapshot_info> import_layout(const std::string& folder, const snapshot_re
 result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
                           const std::vector<std::string>& older, std::stop_token stop);
 
-/// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did.
-result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool);
+/// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did. `held`:
+/// see `repository::flatten`; what there was when it was done before is noted beside the
+/// statistics.
+result<bool> flatten_layered(const snapshot_ref& ref, const std::string& held, std::stop_token stop,
+                             zstd_pool& pool);
 
 } // namespace troupe::snapshot

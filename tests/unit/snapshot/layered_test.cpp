@@ -178,6 +178,68 @@ BOOST_AUTO_TEST_CASE(a_long_chain_is_flattened_and_stays_what_it_was) {
   BOOST_TEST(save().info.layers <= 2u);
 }
 
+BOOST_AUTO_TEST_CASE(a_workspace_that_stays_on_a_long_chain_is_flattened_once_for_each_growth) {
+  auto save_and_flatten = [&](const std::string& text, const std::string& held) {
+    write_text(root + "/counter", text);
+    save();
+    return *repo->flatten(ref, {}, held);
+  };
+  for (int i = 0; i < 20; ++i) {
+    write_text(root + "/counter", std::to_string(i));
+    save();
+  }
+  // The workspace lies on these twenty from now on: each save starts with them.
+  auto held = **repo->hold(ref, "session");
+  auto save_above = [&](const std::string& text) {
+    fs::remove(store + "/snap.tar");
+    fs::create_hard_link(store + "/" + held + ".tar", store + "/snap.tar");
+    return save_and_flatten(text, held);
+  };
+  BOOST_TEST(save_above("first"));
+  for (int i = 0; i < 3; ++i) {
+    BOOST_TEST(!save_above("again " + std::to_string(i)));
+    BOOST_TEST(repo->inspect(ref)->layers == 21U);
+    repo->sweep(store);
+  }
+  // Another server's repository knows it too, and restore points without end are bounded.
+  repo = make_repository(1);
+  int flattened = 0;
+  for (int i = 0; i < 20; ++i)
+    flattened += save_and_flatten("more " + std::to_string(i), held);
+  BOOST_TEST(flattened == 1);
+  check();
+  // Once it lies on others, those are new.
+  repo->release(local_ref(store, held));
+  repo->sweep(store);
+  for (int i = 0; i < 20 && repo->inspect(ref)->layers < 16U; ++i) {
+    write_text(root + "/counter", "new " + std::to_string(i));
+    save();
+  }
+  auto other = **repo->hold(ref, "session");
+  BOOST_TEST(save_and_flatten("last", other));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_dead_above_held_layers_is_flattened_when_it_has_grown) {
+  auto save_large = [&](char c) {
+    std::string text(1'500'000, '\0');
+    for (uint32_t x = static_cast<unsigned char>(c); auto& b : text)
+      b = static_cast<char>((x = x * 1664525 + 1013904223) >> 24);
+    write_text(root + "/large", text);
+    save();
+  };
+  for (char c : {'a', 'b', 'c'})
+    save_large(c);
+  auto held = **repo->hold(ref, "session");
+  BOOST_TEST(*repo->flatten(ref, {}, held));
+  fs::remove(store + "/snap.tar");
+  fs::create_hard_link(store + "/" + held + ".tar", store + "/snap.tar");
+  save_large('d');
+  BOOST_TEST(!*repo->flatten(ref, {}, held));
+  save_large('e');
+  BOOST_TEST(*repo->flatten(ref, {}, held));
+  check();
+}
+
 /// A disk on which only so much more can be made; the rest of it is taken by `ballast` files.
 struct nearly_full_disk {
   std::string ballast;
