@@ -96,9 +96,6 @@ public:
   /// Bytes of all blobs, also of those that nothing refers to.
   uint64_t blob_bytes() const;
 
-  /// Begins to make durable what was written so far, where a disk is so slow that this pays.
-  void begin_sync() const;
-
   // -- references
 
   /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
@@ -205,7 +202,7 @@ private:
 class blob_source final : public byte_source {
 public:
   blob_source(unique_fd fd, blob_id id)
-    : fd_(std::move(fd)), file_(fd_.get()), id_(std::move(id)) {}
+    : fd_(std::move(fd)), file_(fd_.get(), id.size + 1), id_(std::move(id)) {}
 
   result<std::string_view> next() override;
 

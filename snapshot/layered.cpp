@@ -79,10 +79,12 @@ std::optional<known_tree> find_base(const blob_store& store, const persist_reque
 }
 
 result<capture_base> base_of(const blob_store& store, const std::optional<known_tree>& known,
-                             bool upper) {
+                             bool upper, const persist_request& request) {
   capture_base base;
   if (!known)
     return base;
+  if (!upper)
+    base.ahead = look_ahead(request.root_fd, request.skip);
   auto fold = open_fold(store, known->snapshot.layers);
   if (!fold)
     return unexpected(std::move(fold.error()));
@@ -120,7 +122,7 @@ void share_stats(const blob_store& store, const std::string& from, const std::st
 result<capture_outcome> capture_once(const blob_store& store, const persist_request& request,
                                      std::optional<known_tree>& known, zstd_pool& pool, job& work) {
   auto upper = usable_upper(request, known ? known->snapshot.layers : std::vector<layer_info>{});
-  auto base = base_of(store, known, upper.has_value());
+  auto base = base_of(store, known, upper.has_value(), request);
   if (base) {
     layer_writer out{store, pool};
     auto taken = capture(request.root_fd, upper, request.skip, std::move(*base), &out, work);
@@ -260,7 +262,12 @@ result<std::string> fingerprint_layered(const persist_request& request, std::sto
     auto known = find_base(**opened, request);
     if (known)
       upper = usable_upper(request, known->snapshot.layers);
-    if (auto found = base_of(**opened, known, upper.has_value()))
+    // A tree that is what it was has the digest that it had.
+    if (auto found = base_of(**opened, known, upper.has_value(), request); known && found)
+      if (auto other = differs(request.root_fd, upper, request.skip, std::move(*found), work);
+          other && !*other)
+        return fingerprint_of(known->snapshot.tree, request.manifest_digest);
+    if (auto found = base_of(**opened, known, upper.has_value(), request))
       base = std::move(*found);
     else
       upper.reset();

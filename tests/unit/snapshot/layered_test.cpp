@@ -145,6 +145,34 @@ BOOST_AUTO_TEST_CASE(a_change_stores_the_change_alone) {
   check();
 }
 
+BOOST_AUTO_TEST_CASE(changes_anywhere_in_a_large_tree_are_found) {
+  auto file
+    = [&](int i) { return root + "/d" + std::to_string(i / 40) + "/f" + std::to_string(i); };
+  constexpr int files = 3000;
+  for (int i = 0; i < files; ++i)
+    write_text(file(i), std::to_string(i));
+  settle(root);
+  save();
+  for (int i : {0, 255, 256, 1499, files - 1})
+    write_text(file(i), "new");
+  fs::remove_all(root + "/d10");
+  fs::remove(file(2000));
+  fs::create_symlink("d1", root + "/e");
+  write_text(root + "/d5/below/z", "added");
+  auto saved = save();
+  BOOST_TEST(saved.info.layers == 2u);
+  BOOST_TEST(saved.fingerprint == fingerprint_at(root));
+  BOOST_TEST(saved.new_bytes < 16'000u);
+  check();
+  settle(root);
+  BOOST_TEST(save().new_bytes == 0u);
+  auto fd = open_dir(root);
+  persist_request request{ref, "session", "tenant", fd.get(), {}, "manifest"};
+  BOOST_TEST(*repo->fingerprint(request, {}) == saved.fingerprint);
+  write_text(file(1000), "other");
+  BOOST_TEST(*repo->fingerprint(request, {}) == fingerprint_at(root));
+}
+
 BOOST_AUTO_TEST_CASE(what_changed_in_the_tick_of_the_last_look_is_seen) {
   for (int i = 0; i < 40; ++i) {
     write_text(root + "/a", i % 2 == 0 ? "one" : "two");
