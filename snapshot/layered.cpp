@@ -2,6 +2,7 @@
 
 #include "snapshot/capture.hpp"
 #include "snapshot/free_space.hpp"
+#include "snapshot/layer_cache.hpp"
 #include "snapshot/layer_writer.hpp"
 #include "snapshot/layered_reader.hpp"
 #include "snapshot/local_store.hpp"
@@ -355,41 +356,107 @@ result<void> read_all(
 
 } // namespace
 
+namespace {
+
+result<void> written(const std::string& root, const index_entry& x,
+                     const tree_writer::outcome& fault) {
+  if (!fault)
+    return {};
+  if (fault->error != 0)
+    return unexpected(cannot_write(root, fault->error).with("member", x.path));
+  return unexpected(damaged(fault->reason).with("member", x.path));
+}
+
+tree_writer::outcome end_file(const index_entry& x, tree_writer& out) {
+  auto fault = x.xattrs.empty() ? std::nullopt : out.set_xattrs(decode_xattrs(x.xattrs));
+  return fault ? fault : out.end_file(x.size, x.mode, x.mtime);
+}
+
+result<void> unpack_layered(const blob_store& store, const layered_snapshot& snapshot,
+                            const std::string& root, tree_writer& out, job& work) {
+  auto entry
+    = [&](const index_entry& x, const auto*) { return written(root, x, put_entry(x, out)); };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    return written(root, x,
+                   data.data.empty() ? end_file(x, out) : out.write_file(data.data, data.offset));
+  };
+  return read_all(store, snapshot, work, entry, piece).and_then([&] {
+    return written(root, {}, out.finish());
+  });
+}
+
+} // namespace
+
+result<void> clone_layered(const blob_store& store, const layered_snapshot& snapshot,
+                           const std::vector<std::string>& folders, tree_writer& out, job& work) {
+  auto index = open_fold(store, snapshot.layers);
+  if (!index)
+    return unexpected(std::move(index.error()));
+  std::vector<unique_fd> layers;
+  for (const auto& folder : folders)
+    layers.emplace_back(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  tree_index tree;
+  index_entry x;
+  for (;;) {
+    auto more = work.step().and_then([&] { return (*index)->next(x); });
+    if (!more)
+      return unexpected(std::move(more.error()));
+    if (!*more)
+      break;
+    digest_entry(x, tree);
+    auto fault = put_entry(x, out);
+    if (!fault && x.type == entry_type::file) {
+      unique_fd from{workspace::open_beneath(layers.at(x.layer).get(), x.path,
+                                             O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0,
+                                             RESOLVE_NO_SYMLINKS)};
+      struct stat st;
+      if (!from || ::fstat(from.get(), &st) != 0 || !S_ISREG(st.st_mode)
+          || static_cast<uint64_t>(st.st_size) != x.size)
+        return unexpected(damaged("an unpacked layer is not what it was").with("member", x.path));
+      fault = out.clone_file(from.get(), x.size);
+      if (!fault)
+        fault = end_file(x, out);
+      ++work.files;
+      work.bytes += x.size;
+    }
+    if (auto ok = written("workspace", x, fault); !ok)
+      return ok;
+  }
+  if (to_hex(tree.finish()) != snapshot.tree)
+    return unexpected(damaged("digest of the tree does not match"));
+  return written("workspace", {}, out.finish());
+}
+
 result<void> restore_layered(const blob_store& store, const layered_snapshot& snapshot,
                              const restore_request& request, std::stop_token stop,
-                             const progress& report, zstd_pool& pool) {
+                             const progress& report, zstd_pool& pool, layer_cache* cache) {
   auto place = staging::make(request.root);
   if (!place)
     return unexpected(std::move(place.error()));
-  if (auto ok
-      = check_space(place->fd(), space_for(snapshot.info), request.root, op::snapshot_restore);
-      !ok)
-    return ok;
-  job work{op::snapshot_restore, std::move(stop), report};
-  tree_writer out{place->fd()};
-  auto check = [&](const index_entry& x, const tree_writer::outcome& fault) -> result<void> {
-    if (!fault)
-      return {};
-    if (fault->error != 0)
-      return unexpected(cannot_write(request.root, fault->error).with("member", x.path));
-    return unexpected(damaged(fault->reason).with("member", x.path));
-  };
-  auto entry = [&](const index_entry& x, const auto*) { return check(x, put_entry(x, out)); };
-  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
-    if (!data.data.empty())
-      return check(x, out.write_file(data.data, data.offset));
-    auto fault = x.xattrs.empty() ? std::nullopt : out.set_xattrs(decode_xattrs(x.xattrs));
-    return check(x, fault ? fault : out.end_file(x.size, x.mode, x.mtime));
-  };
-  auto ok = read_all(store, snapshot, work, entry, piece);
-  if (ok)
-    ok = check({}, out.finish());
-  if (ok)
-    ok = work.step();
-  if (!ok)
+  job work{op::snapshot_restore, stop, report};
+  bool has_root = false;
+  bool done = false;
+  if (cache && cache->can_clone_to(place->fd()))
+    if (auto lease = cache->acquire(store, snapshot.layers, stop)) {
+      tree_writer out{place->fd()};
+      done = clone_layered(store, snapshot, (*lease)->folders, out, work).has_value();
+      has_root = out.root_named();
+    }
+  if (!done) {
+    (void) workspace::remove_contents(place->fd());
+    if (auto ok
+        = check_space(place->fd(), space_for(snapshot.info), request.root, op::snapshot_restore);
+        !ok)
+      return ok;
+    tree_writer out{place->fd()};
+    if (auto ok = unpack_layered(store, snapshot, request.root, out, work); !ok)
+      return ok;
+    has_root = out.root_named();
+  }
+  if (auto ok = work.step(); !ok)
     return ok;
   write_stats(place->fd(), store.stat_path(request.ref.id), file_clock(), pool);
-  if (auto replaced = place->replace(out.root_named()); !replaced)
+  if (auto replaced = place->replace(has_root); !replaced)
     return replaced;
   work.bytes = snapshot.info.size_bytes;
   work.done();

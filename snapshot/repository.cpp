@@ -97,7 +97,7 @@ result<std::optional<std::pair<blob_store, layered_snapshot>>> layered_at(const 
 }
 
 result<void> restore_local(const restore_request& request, std::stop_token stop,
-                           const progress& report, zstd_pool& pool) {
+                           const progress& report, zstd_pool& pool, layer_cache* cache) {
   const auto& ref = request.ref;
   auto path = local_path(ref, op::snapshot_restore);
   if (!path)
@@ -110,7 +110,7 @@ result<void> restore_local(const restore_request& request, std::stop_token stop,
     return unexpected(about(ref, *path, std::move(layered.error())));
   if (*layered) {
     auto& [store, snapshot] = **layered;
-    auto ok = restore_layered(store, snapshot, request, std::move(stop), report, pool);
+    auto ok = restore_layered(store, snapshot, request, std::move(stop), report, pool, cache);
     return ok ? ok : unexpected(about(ref, *path, std::move(ok.error())));
   }
   auto ours = read_trailer(fd->get());
@@ -201,11 +201,12 @@ public:
   result<void> restore(const restore_request& request, std::stop_token stop,
                        const progress& report) override {
     switch (request.ref.kind) {
-      case snapshot_kind::local: return restore_local(request, std::move(stop), report, pool_);
+      case snapshot_kind::local:
+        return restore_local(request, std::move(stop), report, pool_, cache());
       case snapshot_kind::remote:
         if (!store_of(request.ref))
           return unexpected(no_client(request.ref));
-        return restore_local(request, std::move(stop), report, pool_);
+        return restore_local(request, std::move(stop), report, pool_, cache());
       default: return unexpected(not_restorable(request.ref));
     }
   }

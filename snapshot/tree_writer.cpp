@@ -4,7 +4,9 @@
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
+#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -160,6 +162,14 @@ tree_writer::outcome tree_writer::write_file(std::string_view data, uint64_t off
   if (int err = workspace::write_all(file_.get(), data.data(), data.size()); err < 0)
     return fault(-err);
   file_end_ = offset + data.size();
+  return {};
+}
+
+tree_writer::outcome tree_writer::clone_file(int from_fd, uint64_t size) {
+  if (::ioctl(file_.get(), FICLONE, from_fd) != 0)
+    if (int err = workspace::copy_data(from_fd, file_.get()); err < 0)
+      return fault(-err);
+  file_end_ = size;
   return {};
 }
 

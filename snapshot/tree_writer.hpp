@@ -57,6 +57,8 @@ public:
 
   outcome begin_file(const std::string& path, const std::string& member);
   outcome write_file(std::string_view data, uint64_t offset);
+  /// All of another file, holes and all; on the disk the same blocks where the file system can.
+  outcome clone_file(int from_fd, uint64_t size);
   /// Gives the file its size, mode and time.
   outcome end_file(uint64_t size, uint32_t mode, const std::optional<timespec>& mtime);
 

@@ -9,7 +9,9 @@
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
+#include <linux/fiemap.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 
 #include <atomic>
@@ -619,6 +621,109 @@ BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, seeds(10), s
     ::umount2(merged.c_str(), MNT_DETACH);
   }};
   apart.join();
+}
+
+BOOST_DATA_TEST_CASE(a_tree_is_made_of_unpacked_layers_where_there_is_no_overlay, seeds(10), seed) {
+  auto cached = make_repository(2, {dir / "cache", 1 << 30});
+  hostile_tree tree{root, seed};
+  for (int round = 0; round < 4; ++round) {
+    save();
+    tree.change(10);
+  }
+  save();
+  auto lease = cached->lease(ref, {});
+  if (!lease) {
+    BOOST_TEST_MESSAGE("layers cannot be unpacked here");
+    return;
+  }
+  auto opened = blob_store::open(store, blob_store::use::shared, false);
+  BOOST_REQUIRE(opened && *opened);
+  auto snapshot = find_layered(**opened, ref);
+  BOOST_REQUIRE(snapshot && *snapshot);
+  auto there = dir / "root/there";
+  fs::create_directories(there);
+  auto fd = open_dir(there);
+  const progress silent;
+  job work{op::snapshot_restore, {}, silent};
+  tree_writer out{fd.get()};
+  auto done = clone_layered(**opened, **snapshot, (*lease)->folders, out, work);
+  BOOST_REQUIRE_MESSAGE(done, (done ? "" : done.error().message + done.error().context));
+  auto expected = describe_all(root);
+  auto found = describe_all(there);
+  for (const auto& [path, line] : expected)
+    BOOST_TEST(found[path] == line, path);
+  BOOST_TEST(found.size() == expected.size());
+}
+
+/// Whether the first blocks of a file are another file's, too.
+bool shares_blocks(const std::string& path) {
+  unique_fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  alignas(fiemap) char memory[sizeof(fiemap) + sizeof(fiemap_extent)] = {};
+  auto& map = *reinterpret_cast<fiemap*>(memory);
+  map.fm_length = 4096;
+  map.fm_flags = FIEMAP_FLAG_SYNC;
+  map.fm_extent_count = 1;
+  return ::ioctl(fd.get(), _IOWR('f', 11, fiemap), &map) == 0 && map.fm_mapped_extents == 1
+         && (map.fm_extents[0].fe_flags & FIEMAP_EXTENT_SHARED) != 0;
+}
+
+BOOST_AUTO_TEST_CASE(a_restore_shares_blocks_with_unpacked_layers_where_the_file_system_can) {
+  std::thread apart{[&] {
+    auto image = dir / "image";
+    auto disk = dir / "disk";
+    fs::create_directories(disk);
+    auto make = "truncate -s 256M " + image + " && mkfs.btrfs -q " + image + " && mount -o loop "
+                + image + ' ' + disk + " >" + (dir / "said") + " 2>&1";
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || std::system(("{ " + make + "; } 2>/dev/null").c_str()) != 0) {
+      BOOST_TEST_MESSAGE("no such file system here");
+      return;
+    }
+    auto cached = make_repository(2, {disk + "/cache", 1 << 30});
+    hostile_tree tree{root, 11};
+    write_text(root + "/large", std::string(1 << 20, 'x'));
+    save();
+    tree.change(10);
+    write_text(root + "/large", std::string(1 << 20, 'y'));
+    save();
+    auto expected = describe_all(root);
+    for (auto* out : {"/one", "/two"}) {
+      auto ok = cached->restore({ref, disk + out}, {}, {});
+      BOOST_TEST_REQUIRE(ok.has_value(), (ok ? "" : ok.error().context));
+      BOOST_TEST((describe_all(disk + out) == expected));
+      BOOST_TEST(shares_blocks(disk + out + "/large"));
+    }
+    write_text(disk + "/one/large", "mine");
+    BOOST_TEST((describe_all(disk + "/two") == expected));
+    // With nothing to clone from, it is unpacked.
+    auto plain = make_repository(2, {dir / "cache", 1 << 30});
+    BOOST_REQUIRE(plain->restore({ref, disk + "/three"}, {}, {}).has_value());
+    BOOST_TEST((describe_all(disk + "/three") == expected));
+    BOOST_TEST(!shares_blocks(disk + "/three/large"));
+    cached.reset();
+    ::umount2(disk.c_str(), MNT_DETACH);
+  }};
+  apart.join();
+}
+
+BOOST_AUTO_TEST_CASE(an_unpacked_layer_that_is_cut_is_refused) {
+  auto cached = make_repository(2, {dir / "cache", 1 << 30});
+  write_text(root + "/a", "text");
+  save();
+  auto lease = cached->lease(ref, {});
+  BOOST_REQUIRE(lease);
+  fs::resize_file((*lease)->folders.front() + "/a", 1);
+  auto opened = blob_store::open(store, blob_store::use::shared, false);
+  auto snapshot = find_layered(**opened, ref);
+  fs::create_directories(dir / "there");
+  auto fd = open_dir(dir / "there");
+  const progress silent;
+  job work{op::snapshot_restore, {}, silent};
+  tree_writer out{fd.get()};
+  auto done = clone_layered(**opened, **snapshot, (*lease)->folders, out, work);
+  BOOST_REQUIRE(!done);
+  BOOST_TEST(done.error().context.find("not what it was") != std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(a_sparse_file_with_a_name_in_a_later_layer_stays_sparse) {
