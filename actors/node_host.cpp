@@ -122,7 +122,7 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
     workers,
     snapshot::cache_options{.folder = config.state_dir + "/cache/layers",
                             .owner = backends::default_sandbox_user},
-    snapshot::remote_stores{remote_dir(config), config.snapshot_stores});
+    snapshot::remote_stores{remote_dir(config), config.snapshot_stores, config.remote_cache_bytes});
   // Before anything is unpacked, which may make room: an earlier process's sandboxes may be alive.
   auto layers = std::make_shared<repository_layers>(*host->repository_);
   std::set<std::string> held;
@@ -145,6 +145,7 @@ result<std::unique_ptr<node_host>> node_host::start(node_config config,
   }
   for (const auto& remote : snapshot::remote_base_paths(remote_dir(config)))
     tidy(remote);
+  (void) host->repository_->trim_mirrors([](const auto&) { return false; });
   host->io_ = std::make_unique<backends::thread_pool>(
     backends::thread_pool::options{.name = "troupe-io",
                                    .threads = std::clamp<size_t>(2 * workers, 4, 16),

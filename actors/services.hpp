@@ -52,6 +52,8 @@ struct node_config {
   workspace::local_source_policy local_sources;
   /// Object stores for snapshots of type `remote`, by `client_dependency_key`.
   std::map<std::string, snapshot::remote_options> snapshot_stores;
+  /// The most that copies of what they have may take on this machine.
+  uint64_t remote_cache_bytes = uint64_t{20} << 30;
   retention_policy retention;
   std::map<std::string, retention_policy> tenant_retention; ///< instead of `retention`
   /// Between two looks at what goes, also in the remote stores.

@@ -75,7 +75,7 @@ co<result<prune_report>> snapshot_store_state::prune_some(std::vector<snapshot_i
       continue;
     if (!bounds.dry_run) {
       remove_snapshot request{i->id, i->tenant};
-      auto removed = co_await remove(std::move(request));
+      auto removed = co_await remove(std::move(request), false);
       if (!removed && removed.error().code != errc::not_found)
         co_return unexpected(std::move(removed.error()));
       std::fprintf(stderr, "troupe: snapshot %s of tenant %s removed: beyond its retention\n",

@@ -18,6 +18,9 @@ constexpr uint32_t tenants_at_once = 16;
 /// Jobs that were running when a snapshot was removed have mostly ended by then.
 constexpr auto collection_delay = std::chrono::seconds{1};
 
+/// While jobs use what would have to go.
+constexpr auto trim_retry = std::chrono::seconds{10};
+
 /// Runs `work` with a token that stops when one of the two does.
 template <class Work>
 auto until_either(const std::stop_token& first, const std::stop_token& second, const Work& work) {
@@ -28,6 +31,12 @@ auto until_either(const std::stop_token& first, const std::stop_token& second, c
   return work(both.get_token());
 }
 
+/// What is held in the folder of `ref` for a workspace that lies on layers; else empty.
+std::string held_below(const std::shared_ptr<const backends::layered_workspace>& layers,
+                       const snapshot_ref& ref) {
+  return layers && layers->held.base_path == ref.base_path ? layers->held.id : std::string{};
+}
+
 /// Of a workspace that lies on layers, only what lies above them need be looked at.
 void look_above(const std::shared_ptr<const backends::layered_workspace>& layers,
                 snapshot::persist_request& tree) {
@@ -35,8 +44,7 @@ void look_above(const std::shared_ptr<const backends::layered_workspace>& layers
     return;
   tree.upper_fd = layers->upper->get();
   tree.lower_layers = layers->below.digests;
-  if (layers->held.base_path == tree.ref.base_path)
-    tree.held = layers->held.id;
+  tree.held = held_below(layers, tree.ref);
 }
 
 } // namespace
@@ -148,6 +156,11 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
     co_return unexpected(std::move(admitted.error()));
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
+  auto used = x.copies;
+  used.push_back(x.base);
+  auto pinned = pin_remote(x.ref, used);
+  if (!x.layers) // what those are is held, and enough
+    co_await fetch_base(x.ref, x.base, x.tenant);
   auto turn = co_await running_.acquire(x.tenant);
   const bool remote = is_remote(x.ref);
   auto work
@@ -223,7 +236,9 @@ co<result<snapshot_outcome>> snapshot_store_state::persist(persist_snapshot x) {
       co_return unexpected(std::move(known.error()));
   }
   if (written->new_bytes > 0 && written->info.layers > 1)
-    launch<void>(scope_, flatten(x.ref, x.tenant, written->info.layers, x.layers != nullptr),
+    launch<void>(scope_,
+                 flatten(x.ref, x.tenant, written->info.layers, x.layers != nullptr,
+                         held_below(x.layers, x.ref)),
                  [](const result<void>&) {});
   shared_.metrics.snapshots_persisted.fetch_add(1, std::memory_order_relaxed);
   co_return written;
@@ -236,6 +251,7 @@ co<result<void>> snapshot_store_state::restore(restore_snapshot x) {
   give_way(x.ref.id);
   place held{*this, x.ref.id};
   auto mine = co_await held.one_at_a_time().acquire();
+  auto pinned = pin_remote(x.ref);
   auto fetched = co_await fetch(x.ref, x.tenant);
   if (!fetched)
     co_return fetched;
@@ -256,6 +272,7 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   give_way(x.ref.id);
   place here{*this, x.ref.id};
   auto mine = co_await here.one_at_a_time().acquire();
+  auto pinned = pin_remote(x.ref);
   auto fetched = co_await fetch(x.ref, x.tenant);
   if (!fetched)
     co_return unexpected(std::move(fetched.error()));
@@ -287,7 +304,7 @@ co<result<layers_held>> snapshot_store_state::hold(hold_layers x) {
   co_return done;
 }
 
-co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
+co<result<void>> snapshot_store_state::remove(remove_snapshot x, bool collect) {
   auto found = co_await find(x.id, x.tenant);
   bool known = found.has_value();
   if (!known && !(found.error().code == errc::not_found && is_uuid(x.id)))
@@ -308,7 +325,9 @@ co<result<void>> snapshot_store_state::remove(remove_snapshot x) {
     found = unnoted;
   }
   auto look = co_await looks_.acquire();
-  auto work = [&repository = shared_.snapshots, ref = *found] { return repository.remove(ref); };
+  auto work = [&repository = shared_.snapshots, ref = *found, collect] {
+    return repository.remove(ref, collect);
+  };
   auto removed = co_await offload<void>(self_, shared_.io, x.tenant, work);
   if (!removed)
     co_return removed;
@@ -341,6 +360,9 @@ co<result<std::string>> snapshot_store_state::fingerprint(compute_fingerprint x)
   auto admitted = admit(op::snapshot_restore, x.tenant);
   if (!admitted)
     co_return unexpected(std::move(admitted.error()));
+  auto pinned = pin_remote(x.ref, {x.base});
+  if (!x.layers)
+    co_await fetch_base(x.ref, x.base, x.tenant);
   auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     snapshot::persist_request tree;
@@ -397,6 +419,7 @@ co<result<void>> snapshot_store_state::verify(verify_snapshot x) {
     co_return unexpected(std::move(ref.error()));
   place held{*this, x.id};
   auto mine = co_await held.one_at_a_time().acquire();
+  auto pinned = pin_remote(*ref);
   auto fetched = co_await fetch(*ref, x.tenant);
   if (!fetched)
     co_return fetched;
@@ -417,6 +440,14 @@ co<result<workspace_diff>> snapshot_store_state::diff(diff_snapshots x) {
   auto to = co_await find(x.to, x.tenant);
   if (!to)
     co_return unexpected(std::move(to.error()));
+  auto pinned = pin_remote(*from);
+  auto pinned_too = pin_remote(*to);
+  const std::vector<snapshot_ref> both{*from, *to};
+  for (const auto& ref : both) {
+    auto fetched = co_await fetch_missing(ref, x.tenant);
+    if (!fetched)
+      co_return unexpected(std::move(fetched.error()));
+  }
   auto turn = co_await running_.acquire(x.tenant);
   auto work
     = [&repository = shared_.snapshots, from = *from, to = *to, x, stop = stop_.get_token()] {
@@ -434,6 +465,10 @@ co<result<workspace_diff>> snapshot_store_state::diff_live(diff_live_tree x) {
   auto admitted = admit(op::read, x.tenant);
   if (!admitted)
     co_return unexpected(std::move(admitted.error()));
+  auto pinned = pin_remote(x.from);
+  auto fetched = co_await fetch_missing(x.from, x.tenant);
+  if (!fetched)
+    co_return unexpected(std::move(fetched.error()));
   auto turn = co_await running_.acquire(x.tenant);
   auto work = [&repository = shared_.snapshots, x, stop = stop_.get_token()] {
     snapshot::persist_request tree;
@@ -454,20 +489,21 @@ void snapshot_store_state::give_way(const std::string& id) {
 }
 
 co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string tenant,
-                                               uint32_t layers, bool unpacked) {
+                                               uint32_t layers, bool unpacked, std::string held) {
   auto gives_way = layers < longest_to_resume;
   std::stop_source giving;
   if (gives_way)
     flattening_[ref.id] = giving;
-  place held{*this, ref.id};
-  auto mine = co_await held.one_at_a_time().acquire();
+  place here{*this, ref.id};
+  auto mine = co_await here.one_at_a_time().acquire();
+  auto pinned = pin_remote(ref);
   auto turn = co_await running_.acquire(tenant);
-  auto work
-    = [&repository = shared_.snapshots, ref, stop = stop_.get_token(), gives = giving.get_token()] {
-        return until_either(stop, gives, [&](std::stop_token either) {
-          return repository.flatten(ref, std::move(either));
-        });
-      };
+  auto work = [&repository = shared_.snapshots, ref, held, stop = stop_.get_token(),
+               gives = giving.get_token()] {
+    return until_either(stop, gives, [&](std::stop_token either) {
+      return repository.flatten(ref, std::move(either), held);
+    });
+  };
   auto done = co_await offload<bool>(self_, shared_.cpu, tenant, work);
   if (gives_way)
     flattening_.erase(ref.id);
@@ -478,9 +514,11 @@ co<result<void>> snapshot_store_state::flatten(snapshot_ref ref, std::string ten
     co_return unexpected(std::move(done.error()));
   if (!*done)
     co_return result<void>{};
+  // What is not sent now is sent with the next save; what it is here is known at once.
   auto sent = co_await publish(ref, tenant);
+  auto noted = co_await note_layers(ref, tenant);
   if (sent)
-    sent = co_await note_layers(ref, tenant);
+    sent = std::move(noted);
   if (!sent || !unpacked)
     co_return sent;
   // The next resume finds it unpacked; one that comes now need not wait for this.
@@ -521,11 +559,70 @@ co<result<void>> snapshot_store_state::transfer(snapshot_ref ref, std::string te
   auto work = [&repository = shared_.snapshots, ref, step, stop = stop_.get_token()] {
     return (repository.*step)(ref, stop);
   };
-  co_return co_await offload<void>(self_, shared_.io, tenant, work);
+  auto done = co_await offload<void>(self_, shared_.io, tenant, work);
+  trim_later();
+  co_return done;
+}
+
+std::vector<snapshot_pins::pin>
+snapshot_store_state::pin_remote(const snapshot_ref& ref, const std::vector<std::string>& ids) {
+  std::vector<snapshot_pins::pin> pins;
+  if (!is_remote(ref))
+    return pins;
+  pins.push_back(shared_.pins.hold(ref.id));
+  for (const auto& id : ids)
+    pins.push_back(shared_.pins.hold(id));
+  return pins;
+}
+
+void snapshot_store_state::trim_later() {
+  if (std::exchange(trim_due_, true))
+    return;
+  auto turn = [this] {
+    auto work = [&repository = shared_.snapshots, &pins = shared_.pins]() -> result<bool> {
+      return repository.trim_mirrors([&](const auto& id) { return pins.keeps(id); });
+    };
+    offload_then<bool>(self_, shared_.io, "snapshots", work, [this](const result<bool>& done) {
+      trim_due_ = false;
+      if ((done && *done) || std::exchange(trim_again_, true))
+        return;
+      auto again = [this] {
+        trim_again_ = false;
+        trim_later();
+      };
+      tell_later(self_, trim_retry, action{again});
+    });
+  };
+  tell_later(self_, collection_delay, action{turn});
 }
 
 co<result<void>> snapshot_store_state::fetch(snapshot_ref ref, std::string tenant) {
   return transfer(std::move(ref), std::move(tenant), &snapshot::repository::fetch);
+}
+
+co<result<void>> snapshot_store_state::fetch_missing(snapshot_ref ref, std::string tenant) {
+  if (!is_remote(ref))
+    co_return result<void>{};
+  auto look
+    = [&repository = shared_.snapshots, ref]() -> result<bool> { return repository.is_here(ref); };
+  auto here = co_await offload<bool>(self_, shared_.io, tenant, look);
+  if (here && *here)
+    co_return result<void>{};
+  co_return co_await fetch(ref, tenant);
+}
+
+co<bool> snapshot_store_state::fetch_base(snapshot_ref ref, std::string base, std::string tenant) {
+  std::vector<std::string> ids;
+  if (!base.empty())
+    ids = {base, ref.id};
+  for (const auto& id : ids) {
+    auto from = ref;
+    from.id = id;
+    auto fetched = co_await fetch_missing(from, tenant);
+    if (fetched)
+      co_return true;
+  }
+  co_return false;
 }
 
 co<result<void>> snapshot_store_state::publish(snapshot_ref ref, std::string tenant) {

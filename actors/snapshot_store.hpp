@@ -32,7 +32,8 @@ private:
   co<result<snapshot_outcome>> persist(persist_snapshot x);
   co<result<void>> restore(restore_snapshot x);
   co<result<layers_held>> hold(hold_layers x);
-  co<result<void>> remove(remove_snapshot x);
+  /// `collect`: frees what it took at once, if nobody works there.
+  co<result<void>> remove(remove_snapshot x, bool collect = true);
   co<result<bool>> restorable(snapshot_restorable x);
   co<result<std::string>> fingerprint(compute_fingerprint x);
 
@@ -59,13 +60,25 @@ private:
   void collect_later(const std::string& base_path);
   /// Makes one layer of a long chain, after the answer. Gives way to whoever needs the snapshot
   /// meanwhile, unless the chain is too long. `unpacked`: it will be laid below a workspace again.
-  co<result<void>> flatten(snapshot_ref ref, std::string tenant, uint32_t layers, bool unpacked);
+  /// `held`: see `repository::flatten`.
+  co<result<void>> flatten(snapshot_ref ref, std::string tenant, uint32_t layers, bool unpacked,
+                           std::string held);
   /// Brings what the registry says of the layers of a snapshot to what they are.
   co<result<void>> note_layers(snapshot_ref ref, std::string tenant);
   void give_way(const std::string& id);
   /// Brings a remote snapshot to this machine, or to its store. Nothing for one that is local.
   co<result<void>> fetch(snapshot_ref ref, std::string tenant);
   co<result<void>> publish(snapshot_ref ref, std::string tenant);
+  co<result<void>> fetch_missing(snapshot_ref ref, std::string tenant);
+  /// Brings here what a tree of a remote session is compared with. Whether that could be; without,
+  /// the whole is read and written.
+  co<bool> fetch_base(snapshot_ref ref, std::string base, std::string tenant);
+  /// Keeps what is here of remote snapshots while somebody works with it: from before it is looked
+  /// for until after.
+  std::vector<snapshot_pins::pin> pin_remote(const snapshot_ref& ref,
+                                             const std::vector<std::string>& ids = {});
+  /// A little later, makes room for what remote stores have.
+  void trim_later();
   using transfer_step
     = result<void> (snapshot::repository::*)(const snapshot_ref&, std::stop_token);
   co<result<void>> transfer(snapshot_ref ref, std::string tenant, transfer_step step);
@@ -96,6 +109,8 @@ private:
   std::stop_callback<std::function<void()>> with_node_;
   std::map<std::string, std::stop_source> flattening_; ///< those that give way, by snapshot id
   std::set<std::string> uncollected_; ///< folders that `collect_later` is to look at
+  bool trim_due_ = false;
+  bool trim_again_ = false; ///< some time later
   /// One job per snapshot: waiters by snapshot id.
   std::map<std::string, std::shared_ptr<async_semaphore>> by_id_;
   async_semaphore running_;

@@ -90,6 +90,8 @@ result<void> read_snapshot_config(object_reader& in, actors::node_config& out) {
   };
   if (auto ok = each_member(in, "snapshot_stores", store); !ok)
     return ok;
+  if (auto n = in.integer("remote_cache_bytes", 0, largest))
+    out.remote_cache_bytes = static_cast<uint64_t>(*n);
   auto* value = in.any("retention");
   if (!value)
     return {};

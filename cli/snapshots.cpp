@@ -130,7 +130,7 @@ int prune(snapshot::repository& repository, const snapshots_options& options) {
     std::printf("%s\n", info.id.c_str());
     if (options.dry_run)
       continue;
-    if (auto ok = repository.remove({snapshot_kind::local, info.id, options.store, {}}); !ok)
+    if (auto ok = repository.remove({snapshot_kind::local, info.id, options.store, {}}, false); !ok)
       return fail(ok.error());
     if (registry)
       if (auto ok = registry->drop(drop_snapshot_record{info.id}); !ok)

@@ -464,9 +464,23 @@ std::string blob_store::stat_path(const std::string& id) const {
   return base_path_ + '/' + layers_folder + "/stats/" + id;
 }
 
+uint64_t blob_store::blob_bytes() const {
+  uint64_t sum = 0;
+  struct stat st;
+  for (const auto& name : list_names(blobs_.get()))
+    if (::fstatat(blobs_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+      sum += static_cast<uint64_t>(st.st_size);
+  return sum;
+}
+
 // -- cleaning -------------------------------------------------------------------------------------
 
 namespace {
+
+bool is_reference(std::string_view name) {
+  return (!name.starts_with('.') || name.starts_with(held_prefix))
+         && name.ends_with(reference_suffix);
+}
 
 /// Every digest that stands in a text, be the rest of it what it may.
 std::vector<std::string> digests_in(std::string_view text) {
@@ -536,13 +550,45 @@ result<void> blob_store::keep_what_may_be_named(std::string_view reference,
   return {};
 }
 
+std::vector<blob_store::named_snapshot> blob_store::references() const {
+  std::vector<named_snapshot> all;
+  for (const auto& name : list_names(base_.get())) {
+    if (!is_reference(name))
+      continue;
+    unique_fd fd{
+      ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+    struct stat st;
+    if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))
+      continue;
+    named_snapshot x{name.substr(0, name.size() - reference_suffix.size()), st.st_mtim, {}};
+    auto manifest = parse_reference(fd.get());
+    if (manifest && !*manifest)
+      continue; // an archive
+    if (manifest)
+      if (auto text = read_blob(**manifest))
+        if (auto named = named_in(*text)) {
+          x.blobs = std::move(*named);
+          x.blobs.push_back(**manifest);
+        }
+    all.push_back(std::move(x));
+  }
+  return all;
+}
+
+bool blob_store::drop(const named_snapshot& x) const {
+  auto name = x.id + std::string{reference_suffix};
+  struct stat st;
+  return ::fstatat(base_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0
+         && st.st_mtim.tv_sec == x.used.tv_sec && st.st_mtim.tv_nsec == x.used.tv_nsec
+         && ::unlinkat(base_.get(), name.c_str(), 0) == 0;
+}
+
 result<blob_store::collection> blob_store::collect() const {
   std::unordered_set<std::string> used;
   std::unordered_set<std::string> ids;
   collection done;
   for (const auto& name : list_names(base_.get())) {
-    if ((name.starts_with('.') && !name.starts_with(held_prefix))
-        || !name.ends_with(reference_suffix))
+    if (!is_reference(name))
       continue;
     unique_fd fd{
       ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};

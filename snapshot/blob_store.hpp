@@ -6,6 +6,8 @@
 #include "snapshot/byte_source.hpp"
 #include "snapshot/digest.hpp"
 
+#include <time.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -91,6 +93,9 @@ public:
   /// The configuration and the layers that a manifest names, ours or not.
   static std::optional<std::vector<blob_id>> named_in(std::string_view manifest);
 
+  /// Bytes of all blobs, also of those that nothing refers to.
+  uint64_t blob_bytes() const;
+
   // -- references
 
   /// What a reference says, byte for byte; as `index.json` an OCI layout of one image.
@@ -117,6 +122,17 @@ public:
   std::string stat_path(const std::string& id) const;
 
   // -- cleaning
+
+  /// What `{id}.tar` refers to, held ones among them.
+  struct named_snapshot {
+    std::string id;
+    timespec used{};            ///< when it was written, or touched since
+    std::vector<blob_id> blobs; ///< none if it is damaged
+  };
+  std::vector<named_snapshot> references() const;
+
+  /// Removes a reference, unless it was used since it was listed. Only `collecting`.
+  bool drop(const named_snapshot& x) const;
 
   /// What `collect` did.
   struct collection {
@@ -186,7 +202,7 @@ private:
 class blob_source final : public byte_source {
 public:
   blob_source(unique_fd fd, blob_id id)
-    : fd_(std::move(fd)), file_(fd_.get()), id_(std::move(id)) {}
+    : fd_(std::move(fd)), file_(fd_.get(), id.size + 1), id_(std::move(id)) {}
 
   result<std::string_view> next() override;
 

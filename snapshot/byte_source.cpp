@@ -108,11 +108,12 @@ error damaged(std::string_view reason) {
 }
 
 file_source::file_source(int fd, uint64_t limit)
-  : fd_(fd), left_(limit), buffer_(std::make_unique_for_overwrite<char[]>(read_size)) {}
+  : fd_(fd), left_(limit), capacity_(std::min<uint64_t>(limit, read_size)),
+    buffer_(std::make_unique_for_overwrite<char[]>(capacity_)) {}
 
 result<std::string_view> file_source::next() {
   for (;;) {
-    auto n = ::read(fd_, buffer_.get(), std::min<uint64_t>(read_size, left_));
+    auto n = ::read(fd_, buffer_.get(), std::min<uint64_t>(capacity_, left_));
     if (n < 0 && errno == EINTR)
       continue;
     if (n < 0)

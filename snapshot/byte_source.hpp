@@ -34,6 +34,7 @@ public:
 private:
   int fd_;
   uint64_t left_;
+  size_t capacity_;
   std::unique_ptr<char[]> buffer_;
 };
 

@@ -4,6 +4,7 @@
 #include "snapshot/member_rules.hpp"
 #include "snapshot/pack.hpp"
 #include "snapshot/tree_index.hpp"
+#include "snapshot/tree_writer.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -84,15 +85,24 @@ file_map map_of(int fd, const struct stat& st) {
   return map;
 }
 
+std::unordered_set<std::string> skipped(const std::vector<std::string>& paths) {
+  std::unordered_set<std::string> all;
+  for (const auto& path : paths)
+    all.insert(plain_path(path));
+  all.erase("");
+  return all;
+}
+
 /// Comparing a walk with an index, both in the same order.
 class capturer {
 public:
+  /// `digest` false: only whether anything changed is found out.
   capturer(const std::optional<upper_tree>& upper, const std::vector<std::string>& skip,
-           capture_base base, layer_writer* out, job& work, const change_listener& listener)
-    : upper_(upper), base_(std::move(base)), out_(out), work_(work), listener_(listener) {
-    for (const auto& path : skip)
-      skip_.insert(plain_path(path));
-    skip_.erase("");
+           capture_base base, layer_writer* out, job& work, const change_listener& listener,
+           bool digest)
+    : upper_(upper), base_(std::move(base)), out_(out), work_(work), listener_(listener),
+      digest_(digest) {
+    skip_ = skipped(skip);
   }
 
   result<capture_outcome> run(int root_fd) {
@@ -105,13 +115,15 @@ public:
       return unexpected(read_error(".", std::strerror(errno)));
     if (auto ok = add_root(root, had_base); !ok)
       return unexpected(std::move(ok.error()));
-    auto walked = workspace::walk(upper_ ? upper_->fd : root_fd,
-                                  [this](const auto& item) { return visit(item); });
+    auto walked = base_.ahead && !upper_
+                    ? walk_and_compare(*base_.ahead)
+                    : workspace::walk(upper_ ? upper_->fd : root_fd,
+                                      [this](const auto& item) { return visit(item); });
     if (failure_)
       return unexpected(std::move(*failure_));
     if (!walked)
       return unexpected(std::move(walked.error()));
-    while (has_old_)
+    while (has_old_ && !is_decided())
       if (auto ok = pass_old(); !ok)
         return unexpected(std::move(ok.error()));
     outcome_.tree = tree_.finish();
@@ -127,6 +139,51 @@ public:
   }
 
 private:
+  /// Of a tree that is known, most is only looked at and compared: at once.
+  result<void> walk_and_compare(walk_ahead& ahead) {
+    for (;;) {
+      auto more = ahead.next();
+      if (!more)
+        return unexpected(std::move(more.error()));
+      if (!*more)
+        return {};
+      const auto& items = **more;
+      looked_at_ = items.begun();
+      for (size_t i = 0; i < items.size(); ++i)
+        if (visit({items.path(i), -1, items.name(i), &items.info(i)}) == workspace::walk_next::stop)
+          return {};
+    }
+  }
+
+  /// The folder of an item; errno negated on failure.
+  int parent_of(const workspace::tree_item& item) {
+    if (item.parent_fd >= 0)
+      return item.parent_fd;
+    auto slash = item.path.rfind('/');
+    auto parent = slash == item.path.npos ? std::string_view{} : item.path.substr(0, slash);
+    if (!parent_fd_ || parent_path_ != parent) {
+      int fd = open_deep_directory(root_fd_, parent);
+      if (fd < 0)
+        return fd;
+      parent_fd_.reset(fd);
+      parent_path_ = parent;
+    }
+    return parent_fd_.get();
+  }
+
+  int open_item(const workspace::tree_item& item, int flags) {
+    int dir = parent_of(item);
+    if (dir >= 0)
+      return ::openat(dir, item.name, flags | O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    errno = -dir;
+    return -1;
+  }
+
+  /// The clock when the information of an item was got, or before.
+  timespec clock_of(const workspace::tree_item& item) const {
+    return item.parent_fd < 0 ? looked_at_ : file_clock();
+  }
+
   workspace::walk_next visit(const workspace::tree_item& item) {
     using workspace::walk_next;
     if (!skip_.empty() && skip_.contains(std::string{item.path}))
@@ -137,9 +194,13 @@ private:
     if (ok)
       ok = add(item);
     if (ok)
-      return walk_next::enter;
+      return is_decided() ? walk_next::stop : walk_next::enter;
     failure_ = std::move(ok.error());
     return walk_next::stop;
+  }
+
+  bool is_decided() const {
+    return !digest_ && outcome_.changed;
   }
 
   // -- the index
@@ -392,6 +453,8 @@ private:
   }
 
   void count(const index_entry& x) {
+    if (!digest_)
+      return;
     switch (x.type) {
       case entry_type::directory: tree_.add_directory(x.path, x.mode); break;
       case entry_type::symlink: tree_.add_symlink(x.path, x.target); break;
@@ -413,11 +476,10 @@ private:
     fill(x, *item.info);
     bool opaque = false;
     if (upper_ || !at_old(item) || !has_time(item)) {
-      unique_fd fd{::openat(item.parent_fd, item.name,
-                            O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+      unique_fd fd{open_item(item, O_DIRECTORY)};
       if (!fd)
         return not_readable(item, errno);
-      auto young = file_clock();
+      auto young = clock_of(item);
       x.xattrs = xattrs_of(fd.get(), item);
       opaque = upper_ && is_opaque(fd.get());
       set_stat(x, *item.info, young);
@@ -452,10 +514,11 @@ private:
     if (at_old(item) && old_.type == entry_type::symlink && is_untouched(item))
       return keep_old();
     char target[PATH_MAX];
-    auto young = file_clock();
-    auto n = ::readlinkat(item.parent_fd, item.name, target, sizeof target);
+    auto young = clock_of(item);
+    int dir = parent_of(item);
+    auto n = dir < 0 ? -1 : ::readlinkat(dir, item.name, target, sizeof target);
     if (n < 0)
-      return not_readable(item, errno);
+      return not_readable(item, dir < 0 ? -dir : errno);
     index_entry x;
     x.type = entry_type::symlink;
     x.path = item.path;
@@ -484,8 +547,7 @@ private:
     if (at_old(item) && old_.type == entry_type::file && is_untouched(item))
       return keep_old();
     auto young = file_clock();
-    unique_fd fd{
-      ::openat(item.parent_fd, item.name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+    unique_fd fd{open_item(item, 0)};
     struct stat now;
     if (!fd || ::fstat(fd.get(), &now) != 0)
       return not_readable(item, errno);
@@ -518,10 +580,14 @@ private:
       ::lseek(fd.get(), 0, SEEK_SET);
       x.content = {};
     }
+    if ((x.mode & ~restored_file_mode) != 0)
+      warn(item.path, "set-user-ID, set-group-ID and sticky bits are not given back");
     if (shared)
       shared->written = true;
     tell(&x, at_old(item) ? &old_ : nullptr);
     outcome_.changed = true;
+    if (is_decided())
+      return {};
     if (at_old(item))
       if (auto ok = next_old(); !ok)
         return ok;
@@ -652,8 +718,11 @@ private:
     for (size_t at = 0; at < list.size();) {
       std::string name{list.c_str() + at};
       at += name.size() + 1;
-      if (!name.starts_with("user.") || name.starts_with("user.overlay."))
+      if (!is_kept_xattr(name)) {
+        if (is_missed(name))
+          warn(item.path, "extended attribute " + to_utf8(name) + " left out");
         continue;
+      }
       xattr x{name, std::string(64 * 1024, '\0')};
       auto n = ::fgetxattr(fd, name.c_str(), x.value.data(), x.value.size());
       if (n < 0) {
@@ -665,6 +734,14 @@ private:
     }
     std::ranges::sort(all, {}, &xattr::name);
     return encode_xattrs(all);
+  }
+
+  /// Of what is not kept: whether somebody gave it to the file. An overlay notes some itself, and
+  /// security modules do.
+  bool is_missed(std::string_view name) const {
+    return name.starts_with("user.") || name.starts_with("system.posix_acl_")
+           || name == "security.capability"
+           || (name.starts_with("trusted.") && !(upper_ && name.starts_with("trusted.overlay.")));
   }
 
   // What an overlay notes of itself is believed in the trusted namespace only: whoever works in the
@@ -718,6 +795,7 @@ private:
   layer_writer* out_;
   job& work_;
   const change_listener& listener_;
+  const bool digest_;
   std::unordered_set<std::string> skip_;
   index_entry old_;
   bool has_old_ = false;
@@ -731,6 +809,9 @@ private:
   /// Files that an overlay took from their other names, and the first of those, once it is known.
   std::unordered_map<std::string, std::string> broken_;
   int root_fd_ = -1;
+  timespec looked_at_{};
+  std::string parent_path_; ///< of an item that came without its folder
+  unique_fd parent_fd_;
   tree_index tree_;
   uint64_t holes_ = 0; ///< bytes of them so far
   sha256 content_;
@@ -745,7 +826,20 @@ private:
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
                                 layer_writer* out, job& work, const change_listener& listener) {
-  return capturer{upper, skip, std::move(base), out, work, listener}.run(root_fd);
+  return capturer{upper, skip, std::move(base), out, work, listener, true}.run(root_fd);
+}
+
+std::unique_ptr<walk_ahead> look_ahead(int root_fd, const std::vector<std::string>& skip) {
+  return std::make_unique<walk_ahead>(root_fd, [out = skipped(skip)](std::string_view path) {
+    return !out.empty() && out.contains(std::string{path});
+  });
+}
+
+result<bool> differs(int root_fd, const std::optional<upper_tree>& upper,
+                     const std::vector<std::string>& skip, capture_base base, job& work) {
+  const change_listener nobody;
+  auto found = capturer{upper, skip, std::move(base), nullptr, work, nobody, false}.run(root_fd);
+  return std::move(found).map([](const capture_outcome& x) { return x.changed; });
 }
 
 // -- statistics -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include "snapshot/index_fold.hpp"
 #include "snapshot/job.hpp"
 #include "snapshot/layer_writer.hpp"
+#include "snapshot/walk_ahead.hpp"
 
 #include <functional>
 #include <optional>
@@ -21,7 +22,12 @@ struct capture_base {
   std::unique_ptr<index_fold> index;
   /// What files were on this disk since then (`write_stats`); null: only what the index says.
   std::unique_ptr<index_decoder> stats;
+  /// A walk through the tree that has begun already (`look_ahead`); null: none.
+  std::unique_ptr<walk_ahead> ahead;
 };
+
+/// Begins to look at a tree that is to be compared.
+std::unique_ptr<walk_ahead> look_ahead(int root_fd, const std::vector<std::string>& skip);
 
 /// The upper tree of an overlay, instead of the whole.
 struct upper_tree {
@@ -48,6 +54,11 @@ struct capture_outcome {
 result<capture_outcome> capture(int root_fd, const std::optional<upper_tree>& upper,
                                 const std::vector<std::string>& skip, capture_base base,
                                 layer_writer* out, job& work, const change_listener& listener = {});
+
+/// Whether the tree differs from `base` in anything that a digest covers or a save would write.
+/// Ends with the first difference.
+result<bool> differs(int root_fd, const std::optional<upper_tree>& upper,
+                     const std::vector<std::string>& skip, capture_base base, job& work);
 
 /// Writes to `path` how the files of a tree are on this disk, for later captures. A file that
 /// changed at `before` or later is left out. Best effort: without it, contents are read again.

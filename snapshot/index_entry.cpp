@@ -76,6 +76,10 @@ bool same_entry(const index_entry& a, const index_entry& b) {
          && a.mtime.tv_nsec == b.mtime.tv_nsec;
 }
 
+bool is_kept_xattr(std::string_view name) {
+  return name.starts_with("user.") && !name.starts_with("user.overlay.");
+}
+
 std::string encode_xattrs(const std::vector<xattr>& all) {
   std::string out;
   for (const auto& x : all) {
@@ -226,12 +230,20 @@ bool index_decoder::parse(unsigned char head, index_entry& x) {
     return false;
   x.type = static_cast<entry_type>(type);
   uint64_t shared = 0;
-  std::string rest;
-  if (!number(shared) || shared > before_.size() || !text(rest, max_path_size))
+  uint64_t more = 0;
+  if (!number(shared) || shared > before_.size() || !number(more) || more > max_path_size - shared)
     return false;
-  x.path.assign(before_, 0, shared).append(rest);
-  if (x.path.size() > max_path_size || !is_clean(x.path)
-      || (started_ && compare_paths(before_, x.path) >= 0))
+  x.path.resize(shared + more);
+  before_.copy(x.path.data(), shared);
+  if (!take(x.path.data() + shared, more))
+    return false;
+  // What is shared is clean and equal.
+  auto slash = shared == 0 ? x.path.npos : x.path.rfind('/', shared - 1);
+  auto from = slash == x.path.npos ? 0 : slash + 1;
+  const std::string_view path{x.path};
+  if (!is_clean(path.substr(from))
+      || (started_
+          && compare_paths(std::string_view{before_}.substr(shared), path.substr(shared)) >= 0))
     return false;
   before_ = x.path;
   uint64_t mode = 0;

@@ -53,6 +53,10 @@ struct xattr {
   std::string value;
 };
 
+/// Whether a snapshot keeps an extended attribute of that name. Others would be believed by the
+/// kernel: file capabilities, or the marks of an overlay.
+bool is_kept_xattr(std::string_view name);
+
 /// Sorted by name by the caller.
 std::string encode_xattrs(const std::vector<xattr>& all);
 std::vector<xattr> decode_xattrs(std::string_view bytes);

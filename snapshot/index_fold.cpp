@@ -35,19 +35,38 @@ bool index_fold::is_hidden(size_t layer) const {
   return false;
 }
 
+size_t index_fold::first() {
+  const auto none = layers_.size();
+  auto before = [&](size_t a, size_t b) {
+    return b == none || compare_paths(layers_[a].entry.path, layers_[b].entry.path) < 0;
+  };
+  // Most of the time one layer has many paths before the next one of any other.
+  if (leads_ && !layers_[leading_].ended && before(leading_, rival_))
+    return leading_;
+  size_t best = none;
+  rival_ = none;
+  for (auto i = none; i-- > 0;) {
+    if (layers_[i].ended)
+      continue;
+    if (before(i, best)) {
+      rival_ = best;
+      best = i;
+    } else if (before(i, rival_)) {
+      rival_ = i;
+    }
+  }
+  leading_ = best;
+  leads_ = best != none && before(best, rival_);
+  return best;
+}
+
 result<bool> index_fold::next(index_entry& x) {
   if (!std::exchange(started_, true))
     for (auto& each : layers_)
       if (auto ok = advance(each); !ok)
         return unexpected(std::move(ok.error()));
   for (;;) {
-    // The newest layer that has the first path wins.
-    size_t best = layers_.size();
-    for (auto i = layers_.size(); i-- > 0;)
-      if (!layers_[i].ended
-          && (best == layers_.size()
-              || compare_paths(layers_[i].entry.path, layers_[best].entry.path) < 0))
-        best = i;
+    auto best = first();
     if (best == layers_.size())
       return false;
     auto type = layers_[best].entry.type;
@@ -56,7 +75,7 @@ result<bool> index_fold::next(index_entry& x) {
     pass(layers_[best], x.path, type);
     if (auto ok = advance(layers_[best]); !ok)
       return unexpected(std::move(ok.error()));
-    for (size_t i = 0; i < best; ++i) {
+    for (size_t i = 0; i < best && !leads_; ++i) {
       auto& older = layers_[i];
       if (older.ended || older.entry.path != x.path)
         continue;

@@ -31,7 +31,13 @@ private:
   static void pass(stream& x, const std::string& path, entry_type type);
   bool is_hidden(size_t layer) const;
 
+  /// The layer whose entry comes next; that is newest among equals. All of them: none is left.
+  size_t first();
+
   std::vector<stream> layers_;
+  size_t leading_ = 0; ///< had the entry before, and no other had that
+  size_t rival_ = 0;   ///< has the first path of all the others
+  bool leads_ = false; ///< whether `leading_` and `rival_` say something
   bool whiteouts_;
   bool started_ = false;
 };

@@ -7,7 +7,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -124,6 +126,17 @@ layer_cache::acquire(const blob_store& store, const std::vector<layer_info>& lay
   }
   trim();
   return lease;
+}
+
+bool layer_cache::can_clone_to(int folder_fd) {
+  if (!open_folder())
+    return false;
+  constexpr int unnamed = O_TMPFILE | O_RDWR | O_CLOEXEC;
+  unique_fd from{::openat(fd_.get(), ".", unnamed, 0600)};
+  unique_fd to{::openat(folder_fd, ".", unnamed, 0600)};
+  constexpr char block[entry_cost] = {};
+  return from && to && workspace::write_all(from.get(), block, sizeof block) == 0
+         && ::ioctl(to.get(), FICLONE, from.get()) == 0;
 }
 
 void layer_cache::keep(layer_lease& lease, const layer_info& layer, unique_fd held) const {

@@ -39,6 +39,9 @@ public:
   /// Those of them that are unpacked already.
   std::shared_ptr<const layer_lease> pin(const std::vector<layer_info>& layers);
 
+  /// Whether files of it can be given to a tree there without copying (reflinks).
+  bool can_clone_to(int folder_fd);
+
   /// Removes what is too much.
   void trim();
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 namespace troupe::snapshot {
 
@@ -21,6 +22,9 @@ constexpr std::string_view mark = "troupeix";
 constexpr size_t head_size = 8;
 constexpr size_t tail_size = 32 + 8 + 8 + 8;
 constexpr size_t spool_above = 4 * 1024 * 1024;
+/// Indexes that are read at once: what they take must not be much even for the longest chain.
+constexpr size_t small_index = 8 * 1024;
+constexpr size_t small_unpacked = 32 * 1024;
 /// Blobs that are so large, of what can hardly be compressed, are digested and written on a thread
 /// of their own: that is then a third of all the work, and there are processors to do it.
 constexpr uint64_t behind_from = 1024 * 1024;
@@ -345,6 +349,19 @@ result<layer_info> layer_writer::finish() {
 
 namespace {
 
+class text_source final : public byte_source {
+public:
+  explicit text_source(std::string text) : text_(std::move(text)) {}
+
+  result<std::string_view> next() override {
+    return std::exchange(given_, true) ? std::string_view{} : std::string_view{text_};
+  }
+
+private:
+  std::string text_;
+  bool given_ = false;
+};
+
 /// A part of a blob, verified at its end.
 class part_source final : public byte_source {
 public:
@@ -384,21 +401,35 @@ result<std::unique_ptr<index_decoder>> open_index(const blob_store& store,
   auto fd = store.open_blob(layer.blob);
   if (!fd)
     return unexpected(std::move(fd.error()));
-  char tail[tail_size];
-  auto end = layer.blob.size;
+  const auto end = layer.blob.size;
+  // A small index comes with the tail: chains have many of them.
+  std::string last(std::min<uint64_t>(end, small_index), '\0');
   if (end < head_size + tail_size
-      || ::pread(fd->get(), tail, tail_size, static_cast<off_t>(end - tail_size)) != tail_size)
+      || ::pread(fd->get(), last.data(), last.size(), static_cast<off_t>(end - last.size()))
+           != static_cast<ssize_t>(last.size()))
     return unexpected(blob_damaged(layer.blob, "blob is cut"));
-  std::string_view view{tail, tail_size};
+  auto view = std::string_view{last}.substr(last.size() - tail_size);
   auto size = number_at(view, 40, 8);
   if (view.substr(48) != mark || size != layer.index_bytes || size > end - tail_size - head_size)
     return unexpected(blob_damaged(layer.blob, "there is no index of ours"));
+  const auto name = "sha256:" + layer.blob.digest;
+  if (size + tail_size <= last.size()) {
+    auto packed = std::string_view{last}.substr(last.size() - tail_size - size, size);
+    sha256 hash;
+    hash.update(packed);
+    auto digest = hash.finish();
+    if (view.substr(0, digest.size())
+        != std::string_view{reinterpret_cast<const char*>(digest.data()), digest.size()})
+      return unexpected(blob_damaged(layer.blob, "the index is damaged"));
+    if (auto whole = zstd_source::small(packed, small_unpacked))
+      return std::make_unique<index_decoder>(std::make_unique<text_source>(std::move(*whole)),
+                                             name);
+  }
   if (::lseek(fd->get(), static_cast<off_t>(end - tail_size - size), SEEK_SET) < 0)
     return unexpected(blob_damaged(layer.blob, std::strerror(errno)));
   auto part = std::make_unique<part_source>(std::move(*fd), size, std::string{view.substr(0, 32)},
                                             layer.blob);
-  return std::make_unique<index_decoder>(std::make_unique<zstd_source>(std::move(part)),
-                                         "sha256:" + layer.blob.digest);
+  return std::make_unique<index_decoder>(std::make_unique<zstd_source>(std::move(part)), name);
 }
 
 } // namespace troupe::snapshot

@@ -2,6 +2,7 @@
 
 #include "snapshot/capture.hpp"
 #include "snapshot/free_space.hpp"
+#include "snapshot/layer_cache.hpp"
 #include "snapshot/layer_writer.hpp"
 #include "snapshot/layered_reader.hpp"
 #include "snapshot/local_store.hpp"
@@ -19,6 +20,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <utility>
 
 namespace troupe::snapshot {
@@ -33,6 +35,9 @@ constexpr uint64_t worth_remembering = 256 * 1024;
 
 /// A chain is long from here on; each layer costs every reader something.
 constexpr size_t long_chain = 16;
+
+/// So much of what layers have may be dead, however small the tree is.
+constexpr uint64_t dead_bytes_allowed = 1024 * 1024;
 
 constexpr size_t copy_size = 256 * 1024;
 
@@ -75,10 +80,12 @@ std::optional<known_tree> find_base(const blob_store& store, const persist_reque
 }
 
 result<capture_base> base_of(const blob_store& store, const std::optional<known_tree>& known,
-                             bool upper) {
+                             bool upper, const persist_request& request) {
   capture_base base;
   if (!known)
     return base;
+  if (!upper)
+    base.ahead = look_ahead(request.root_fd, request.skip);
   auto fold = open_fold(store, known->snapshot.layers);
   if (!fold)
     return unexpected(std::move(fold.error()));
@@ -116,7 +123,7 @@ void share_stats(const blob_store& store, const std::string& from, const std::st
 result<capture_outcome> capture_once(const blob_store& store, const persist_request& request,
                                      std::optional<known_tree>& known, zstd_pool& pool, job& work) {
   auto upper = usable_upper(request, known ? known->snapshot.layers : std::vector<layer_info>{});
-  auto base = base_of(store, known, upper.has_value());
+  auto base = base_of(store, known, upper.has_value(), request);
   if (base) {
     layer_writer out{store, pool};
     auto taken = capture(request.root_fd, upper, request.skip, std::move(*base), &out, work);
@@ -256,7 +263,12 @@ result<std::string> fingerprint_layered(const persist_request& request, std::sto
     auto known = find_base(**opened, request);
     if (known)
       upper = usable_upper(request, known->snapshot.layers);
-    if (auto found = base_of(**opened, known, upper.has_value()))
+    // A tree that is what it was has the digest that it had.
+    if (auto found = base_of(**opened, known, upper.has_value(), request); known && found)
+      if (auto other = differs(request.root_fd, upper, request.skip, std::move(*found), work);
+          other && !*other)
+        return fingerprint_of(known->snapshot.tree, request.manifest_digest);
+    if (auto found = base_of(**opened, known, upper.has_value(), request))
       base = std::move(*found);
     else
       upper.reset();
@@ -344,41 +356,107 @@ result<void> read_all(
 
 } // namespace
 
+namespace {
+
+result<void> written(const std::string& root, const index_entry& x,
+                     const tree_writer::outcome& fault) {
+  if (!fault)
+    return {};
+  if (fault->error != 0)
+    return unexpected(cannot_write(root, fault->error).with("member", x.path));
+  return unexpected(damaged(fault->reason).with("member", x.path));
+}
+
+tree_writer::outcome end_file(const index_entry& x, tree_writer& out) {
+  auto fault = x.xattrs.empty() ? std::nullopt : out.set_xattrs(decode_xattrs(x.xattrs));
+  return fault ? fault : out.end_file(x.size, x.mode, x.mtime);
+}
+
+result<void> unpack_layered(const blob_store& store, const layered_snapshot& snapshot,
+                            const std::string& root, tree_writer& out, job& work) {
+  auto entry
+    = [&](const index_entry& x, const auto*) { return written(root, x, put_entry(x, out)); };
+  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
+    return written(root, x,
+                   data.data.empty() ? end_file(x, out) : out.write_file(data.data, data.offset));
+  };
+  return read_all(store, snapshot, work, entry, piece).and_then([&] {
+    return written(root, {}, out.finish());
+  });
+}
+
+} // namespace
+
+result<void> clone_layered(const blob_store& store, const layered_snapshot& snapshot,
+                           const std::vector<std::string>& folders, tree_writer& out, job& work) {
+  auto index = open_fold(store, snapshot.layers);
+  if (!index)
+    return unexpected(std::move(index.error()));
+  std::vector<unique_fd> layers;
+  for (const auto& folder : folders)
+    layers.emplace_back(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  tree_index tree;
+  index_entry x;
+  for (;;) {
+    auto more = work.step().and_then([&] { return (*index)->next(x); });
+    if (!more)
+      return unexpected(std::move(more.error()));
+    if (!*more)
+      break;
+    digest_entry(x, tree);
+    auto fault = put_entry(x, out);
+    if (!fault && x.type == entry_type::file) {
+      unique_fd from{workspace::open_beneath(layers.at(x.layer).get(), x.path,
+                                             O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0,
+                                             RESOLVE_NO_SYMLINKS)};
+      struct stat st;
+      if (!from || ::fstat(from.get(), &st) != 0 || !S_ISREG(st.st_mode)
+          || static_cast<uint64_t>(st.st_size) != x.size)
+        return unexpected(damaged("an unpacked layer is not what it was").with("member", x.path));
+      fault = out.clone_file(from.get(), x.size);
+      if (!fault)
+        fault = end_file(x, out);
+      ++work.files;
+      work.bytes += x.size;
+    }
+    if (auto ok = written("workspace", x, fault); !ok)
+      return ok;
+  }
+  if (to_hex(tree.finish()) != snapshot.tree)
+    return unexpected(damaged("digest of the tree does not match"));
+  return written("workspace", {}, out.finish());
+}
+
 result<void> restore_layered(const blob_store& store, const layered_snapshot& snapshot,
                              const restore_request& request, std::stop_token stop,
-                             const progress& report, zstd_pool& pool) {
+                             const progress& report, zstd_pool& pool, layer_cache* cache) {
   auto place = staging::make(request.root);
   if (!place)
     return unexpected(std::move(place.error()));
-  if (auto ok
-      = check_space(place->fd(), space_for(snapshot.info), request.root, op::snapshot_restore);
-      !ok)
-    return ok;
-  job work{op::snapshot_restore, std::move(stop), report};
-  tree_writer out{place->fd()};
-  auto check = [&](const index_entry& x, const tree_writer::outcome& fault) -> result<void> {
-    if (!fault)
-      return {};
-    if (fault->error != 0)
-      return unexpected(cannot_write(request.root, fault->error).with("member", x.path));
-    return unexpected(damaged(fault->reason).with("member", x.path));
-  };
-  auto entry = [&](const index_entry& x, const auto*) { return check(x, put_entry(x, out)); };
-  auto piece = [&](const index_entry& x, const file_piece& data) -> result<void> {
-    if (!data.data.empty())
-      return check(x, out.write_file(data.data, data.offset));
-    auto fault = x.xattrs.empty() ? std::nullopt : out.set_xattrs(decode_xattrs(x.xattrs));
-    return check(x, fault ? fault : out.end_file(x.size, x.mode, x.mtime));
-  };
-  auto ok = read_all(store, snapshot, work, entry, piece);
-  if (ok)
-    ok = check({}, out.finish());
-  if (ok)
-    ok = work.step();
-  if (!ok)
+  job work{op::snapshot_restore, stop, report};
+  bool has_root = false;
+  bool done = false;
+  if (cache && cache->can_clone_to(place->fd()))
+    if (auto lease = cache->acquire(store, snapshot.layers, stop)) {
+      tree_writer out{place->fd()};
+      done = clone_layered(store, snapshot, (*lease)->folders, out, work).has_value();
+      has_root = out.root_named();
+    }
+  if (!done) {
+    (void) workspace::remove_contents(place->fd());
+    if (auto ok
+        = check_space(place->fd(), space_for(snapshot.info), request.root, op::snapshot_restore);
+        !ok)
+      return ok;
+    tree_writer out{place->fd()};
+    if (auto ok = unpack_layered(store, snapshot, request.root, out, work); !ok)
+      return ok;
+    has_root = out.root_named();
+  }
+  if (auto ok = work.step(); !ok)
     return ok;
   write_stats(place->fd(), store.stat_path(request.ref.id), file_clock(), pool);
-  if (auto replaced = place->replace(out.root_named()); !replaced)
+  if (auto replaced = place->replace(has_root); !replaced)
     return replaced;
   work.bytes = snapshot.info.size_bytes;
   work.done();
@@ -536,7 +614,43 @@ result<void> export_tar_layered(const blob_store& store, const layered_snapshot&
 
 // -- flattening -----------------------------------------------------------------------------------
 
-result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool) {
+namespace {
+
+uint64_t bytes_written(const layered_snapshot& x) {
+  uint64_t written = 0;
+  for (const auto& layer : x.layers)
+    written += layer.file_bytes;
+  return written;
+}
+
+/// Whether the layers are more, or more of them is dead, than readers should have to do with.
+bool is_worn(const layered_snapshot& x) {
+  return x.layers.size() >= long_chain
+         || bytes_written(x) > 2 * x.info.size_bytes + dead_bytes_allowed;
+}
+
+/// What was written of a workspace when a snapshot of it was last flattened; a cache that goes with
+/// what is held. Nullopt: none was yet.
+std::optional<uint64_t> read_flattened(const blob_store& store, const std::string& held) {
+  uint64_t written = 0;
+  if (held.empty() || !(std::ifstream{store.stat_path(held)} >> written))
+    return std::nullopt;
+  return written;
+}
+
+/// Whether as much has come above held layers since then as makes a chain worn.
+bool has_grown(const blob_store& store, const std::string& held, uint64_t written_before,
+               const layered_snapshot& x) {
+  auto below = find_layered(store, {snapshot_kind::local, held, store.base_path(), {}});
+  auto layers_below = below && *below ? (*below)->layers.size() : 0;
+  return x.layers.size() >= layers_below + long_chain
+         || bytes_written(x) > written_before + x.info.size_bytes + dead_bytes_allowed;
+}
+
+} // namespace
+
+result<bool> flatten_layered(const snapshot_ref& ref, const std::string& held, std::stop_token stop,
+                             zstd_pool& pool) {
   auto opened = blob_store::open(ref.base_path, blob_store::use::shared, false);
   if (!opened || !*opened)
     return opened ? result<bool>{false} : unexpected(std::move(opened.error()));
@@ -545,11 +659,10 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   if (!found || !*found)
     return found ? result<bool>{false} : unexpected(std::move(found.error()));
   auto& old = **found;
-  uint64_t written = 0;
-  for (const auto& layer : old.layers)
-    written += layer.file_bytes;
-  bool mostly_dead = written > 2 * old.info.size_bytes + 1024 * 1024;
-  if (old.layers.size() < 2 || (old.layers.size() < long_chain && !mostly_dead))
+  if (old.layers.size() < 2 || !is_worn(old))
+    return false;
+  const auto written = bytes_written(old);
+  if (auto before = read_flattened(store, held); before && !has_grown(store, held, *before, old))
     return false;
   // One layer is at most what the many are.
   uint64_t stored = 0;
@@ -593,6 +706,8 @@ result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd
   auto ok = store.describe(old).and_then([&] { return store.refer(ref.id, old.manifest); });
   if (!ok)
     return unexpected(std::move(ok.error()));
+  if (!held.empty())
+    std::ofstream{store.stat_path(held)} << written << '\n';
   return true;
 }
 

@@ -3,6 +3,7 @@
 #include "snapshot/blob_store.hpp"
 #include "snapshot/capture.hpp"
 #include "snapshot/repository.hpp"
+#include "snapshot/tree_writer.hpp"
 #include "snapshot/zstd_stream.hpp"
 
 #include <optional>
@@ -11,6 +12,8 @@
 // Snapshots as layers: what the repository does with those whose `{id}.tar` is a reference.
 
 namespace troupe::snapshot {
+
+class layer_cache;
 
 /// The layered snapshot that `{id}.tar` refers to; nullopt: that is an archive.
 result<std::optional<layered_snapshot>> find_layered(const blob_store& store,
@@ -24,9 +27,16 @@ std::optional<upper_tree> usable_upper(const persist_request& request,
 result<snapshot_outcome> persist_layered(const persist_request& request, std::stop_token stop,
                                          const progress& report, zstd_pool& pool);
 
+/// `cache`, if there is one, has the layers unpacked where the file system can give files of it to
+/// the new tree without copying.
 result<void> restore_layered(const blob_store& store, const layered_snapshot& snapshot,
                              const restore_request& request, std::stop_token stop,
-                             const progress& report, zstd_pool& pool);
+                             const progress& report, zstd_pool& pool, layer_cache* cache);
+
+/// Puts a snapshot into the empty directory `out` writes to. `folders`: of its layers, unpacked,
+/// the oldest first. Their contents are not verified again.
+result<void> clone_layered(const blob_store& store, const layered_snapshot& snapshot,
+                           const std::vector<std::string>& folders, tree_writer& out, job& work);
 
 /// The fingerprint of a live tree; contents are read where the base does not know them.
 result<std::string> fingerprint_layered(const persist_request& request, std::stop_token stop);
@@ -59,7 +69,10 @@ result<snapshot_info> import_layout(const std::string& folder, const snapshot_re
 result<void> unpack_layer(const blob_store& store, const layer_info& layer, int folder_fd,
                           const std::vector<std::string>& older, std::stop_token stop);
 
-/// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did.
-result<bool> flatten_layered(const snapshot_ref& ref, std::stop_token stop, zstd_pool& pool);
+/// Makes one layer of a snapshot's layers, if they are many or mostly dead. Whether it did. `held`:
+/// see `repository::flatten`; what there was when it was done before is noted beside the
+/// statistics.
+result<bool> flatten_layered(const snapshot_ref& ref, const std::string& held, std::stop_token stop,
+                             zstd_pool& pool);
 
 } // namespace troupe::snapshot

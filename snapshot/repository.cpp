@@ -9,6 +9,7 @@
 #include "snapshot/layered.hpp"
 #include "snapshot/local_store.hpp"
 #include "snapshot/pack.hpp"
+#include "snapshot/remote/mirror.hpp"
 #include "snapshot/staging.hpp"
 #include "snapshot/trailer.hpp"
 #include "snapshot/unpack.hpp"
@@ -96,7 +97,7 @@ result<std::optional<std::pair<blob_store, layered_snapshot>>> layered_at(const 
 }
 
 result<void> restore_local(const restore_request& request, std::stop_token stop,
-                           const progress& report, zstd_pool& pool) {
+                           const progress& report, zstd_pool& pool, layer_cache* cache) {
   const auto& ref = request.ref;
   auto path = local_path(ref, op::snapshot_restore);
   if (!path)
@@ -109,7 +110,7 @@ result<void> restore_local(const restore_request& request, std::stop_token stop,
     return unexpected(about(ref, *path, std::move(layered.error())));
   if (*layered) {
     auto& [store, snapshot] = **layered;
-    auto ok = restore_layered(store, snapshot, request, std::move(stop), report, pool);
+    auto ok = restore_layered(store, snapshot, request, std::move(stop), report, pool, cache);
     return ok ? ok : unexpected(about(ref, *path, std::move(ok.error())));
   }
   auto ours = read_trailer(fd->get());
@@ -189,7 +190,10 @@ public:
                               .with("snapshot_id", request.ref.id)
                               .with("path", remote_path(request.ref))
                               .with("reason", "no client for remote snapshots"));
-        return persist_layered(request, std::move(stop), report, pool_);
+        return persist_layered(request, std::move(stop), report, pool_).map([&](auto done) {
+          touch(request.ref);
+          return done;
+        });
       default: return snapshot_outcome{};
     }
   }
@@ -197,11 +201,12 @@ public:
   result<void> restore(const restore_request& request, std::stop_token stop,
                        const progress& report) override {
     switch (request.ref.kind) {
-      case snapshot_kind::local: return restore_local(request, std::move(stop), report, pool_);
+      case snapshot_kind::local:
+        return restore_local(request, std::move(stop), report, pool_, cache());
       case snapshot_kind::remote:
         if (!store_of(request.ref))
           return unexpected(no_client(request.ref));
-        return restore_local(request, std::move(stop), report, pool_);
+        return restore_local(request, std::move(stop), report, pool_, cache());
       default: return unexpected(not_restorable(request.ref));
     }
   }
@@ -228,6 +233,27 @@ public:
     return store ? store->fetch(ref.id, std::move(stop)) : result<void>{};
   }
 
+  bool is_here(const snapshot_ref& ref) override {
+    auto found = layered_of(ref);
+    if (!found)
+      return false;
+    const auto& [store, snapshot] = *found;
+    for (const auto& layer : snapshot.layers)
+      if (!store.open_blob(layer.blob))
+        return false;
+    touch(ref);
+    return true;
+  }
+
+  bool trim_mirrors(const std::function<bool(const std::string& id)>& in_use) override {
+    auto folders = remote_base_paths(stores_.folder);
+    // What has no store any more could not be fetched again.
+    std::erase_if(folders, [&](const auto& x) {
+      return !store_of({snapshot_kind::local, "", x, {}});
+    });
+    return snapshot::trim_mirrors(folders, stores_.max_bytes, in_use);
+  }
+
   result<void> publish(const snapshot_ref& ref, std::stop_token stop) override {
     auto store = store_of(ref);
     return store ? store->publish(ref.id, std::move(stop)) : result<void>{};
@@ -238,7 +264,7 @@ public:
     return store ? store->collect(std::move(stop)) : uint64_t{0};
   }
 
-  result<void> remove(const snapshot_ref& ref) override {
+  result<void> remove(const snapshot_ref& ref, bool collect) override {
     if (ref.kind == snapshot_kind::noop)
       return {};
     auto path = local_path(ref, op::remove);
@@ -257,6 +283,8 @@ public:
           .with("path", *path)
           .with("reason", std::strerror(errno)));
     // The blobs go when nobody else needs them; if someone works here now, with the next sweep.
+    if (!collect)
+      return {};
     if (auto store = blob_store::open(ref.base_path, blob_store::use::collecting, false);
         store && *store) {
       (*store)->forget(ref.id);
@@ -387,10 +415,11 @@ public:
     return import_layout(folder, ref, std::move(stop));
   }
 
-  result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) override {
+  result<bool> flatten(const snapshot_ref& ref, std::stop_token stop,
+                       const std::string& held) override {
     if (ref.kind == snapshot_kind::noop)
       return false;
-    return flatten_layered(ref, std::move(stop), pool_);
+    return flatten_layered(ref, held, std::move(stop), pool_);
   }
 
   result<snapshot_info> inspect(const snapshot_ref& ref) override {
@@ -455,6 +484,16 @@ private:
     if (found == stores_.by_name.end())
       return std::nullopt;
     return remote_store{found->second, found->first, rest.substr(slash + 1), ref.base_path};
+  }
+
+  layer_cache* cache() {
+    return cache_ ? &*cache_ : nullptr;
+  }
+
+  /// Notes that what is here of a remote snapshot is used now.
+  static void touch(const snapshot_ref& ref) {
+    if (auto path = local_path(ref, op::snapshot_restore))
+      ::utimensat(AT_FDCWD, path->c_str(), nullptr, AT_SYMLINK_NOFOLLOW);
   }
 
   static error no_client(const snapshot_ref& ref) {

@@ -82,6 +82,10 @@ public:
   /// the other calls take it. Waits for the network.
   virtual result<void> fetch(const snapshot_ref& ref, std::stop_token stop) = 0;
 
+  /// Whether all of such a snapshot is in its folder on this machine, be that of late or not; that
+  /// counts as a use of it.
+  virtual bool is_here(const snapshot_ref& ref) = 0;
+
   /// Where the snapshot belongs into a remote store: makes it there what it is in its folder.
   /// Durable there on return. Waits for the network.
   virtual result<void> publish(const snapshot_ref& ref, std::stop_token stop) = 0;
@@ -90,7 +94,14 @@ public:
   /// network. Gives the bytes.
   virtual result<uint64_t> collect_remote(const std::string& base_path, std::stop_token stop) = 0;
 
-  virtual result<void> remove(const snapshot_ref& ref) = 0;
+  /// Where what remote stores have takes more than `remote_stores::max_bytes` on this machine:
+  /// forgets here what was used longest ago, but no snapshot of which `in_use` says so, and nothing
+  /// that is held. Who uses one says so before it looks whether that is there. False: there is more
+  /// to go, when those are done who work there.
+  virtual bool trim_mirrors(const std::function<bool(const std::string& id)>& in_use) = 0;
+
+  /// Without `collect`, what it took is freed by the next `sweep`.
+  virtual result<void> remove(const snapshot_ref& ref, bool collect = true) = 0;
 
   /// The fingerprint that `persist` would record, without writing anything. Contents are read only
   /// where `base` or `ref` do not know them.
@@ -147,8 +158,12 @@ public:
                                            std::stop_token stop)
     = 0;
 
-  /// Makes one layer of many, or of mostly dead ones. Whether it did.
-  virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop) = 0;
+  /// Makes one layer of many, or of mostly dead ones. Whether it did. `held`: what `hold` gave for
+  /// the workspace that goes on with the old layers below it, if one does. Each save of that is
+  /// made of them anew, so that only what has come above since the last time counts.
+  virtual result<bool> flatten(const snapshot_ref& ref, std::stop_token stop,
+                               const std::string& held = {})
+    = 0;
 
   /// What the store recorded of one snapshot. Reads its end only and verifies nothing else. Of an
   /// archive that others wrote: no more than what the file system knows.
@@ -176,6 +191,7 @@ struct cache_options {
 struct remote_stores {
   std::string folder;
   std::map<std::string, remote_options> by_name;
+  uint64_t max_bytes = uint64_t{20} << 30; ///< of all these folders, see `trim_mirrors`
 };
 
 /// The `base_path` of a tenant's snapshots in a store.

@@ -24,12 +24,14 @@ private:
   void add(char type, std::string_view path, uint32_t mode, uint64_t size, std::string_view detail);
 
   sha256 lines_;
-  std::string line_;
+  std::string line_; ///< those that are not digested yet
 };
 
 /// What the rest of the system knows a tree by: lower-case hexadecimal, of the tree and its
 /// manifest.
 std::string fingerprint_of(const digest_bytes& tree, std::string_view manifest_digest);
+/// The same of a digest in hexadecimal.
+std::string fingerprint_of(std::string_view tree, std::string_view manifest_digest);
 
 /// The mode bits that a restore gives back.
 inline constexpr uint32_t restored_file_mode = 0777;

@@ -4,7 +4,9 @@
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
+#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -102,8 +104,8 @@ tree_writer::outcome tree_writer::add_hard_link(const std::string& path, const s
     return bad;
   auto slash = target.rfind('/');
   auto target_name = slash == target.npos ? target : target.substr(slash + 1);
-  unique_fd target_dir{
-    open_directory_at(slash == target.npos ? "" : std::string_view{target}.substr(0, slash))};
+  unique_fd target_dir{open_deep_directory(
+    root_fd_, slash == target.npos ? "" : std::string_view{target}.substr(0, slash))};
   if (!target_dir || target_name.empty())
     return fault(refused);
   if (::linkat(target_dir.get(), target_name.c_str(), top_.get(), name.c_str(), 0) != 0) {
@@ -132,12 +134,8 @@ tree_writer::outcome tree_writer::set_xattrs(const std::vector<xattr>& all) {
   if (!file_)
     if (auto bad = make_top_current())
       return bad;
-  // Others would be believed by the kernel: file capabilities, or the marks of an overlay.
-  auto is_the_user_s = [](const std::string& name) {
-    return name.starts_with("user.") && !name.starts_with("user.overlay.");
-  };
   for (const auto& x : all)
-    if (is_the_user_s(x.name)
+    if (is_kept_xattr(x.name)
         && ::fsetxattr(file_ ? file_.get() : top_.get(), x.name.c_str(), x.value.data(),
                        x.value.size(), 0)
              != 0
@@ -164,6 +162,14 @@ tree_writer::outcome tree_writer::write_file(std::string_view data, uint64_t off
   if (int err = workspace::write_all(file_.get(), data.data(), data.size()); err < 0)
     return fault(-err);
   file_end_ = offset + data.size();
+  return {};
+}
+
+tree_writer::outcome tree_writer::clone_file(int from_fd, uint64_t size) {
+  if (::ioctl(file_.get(), FICLONE, from_fd) != 0)
+    if (int err = workspace::copy_data(from_fd, file_.get()); err < 0)
+      return fault(-err);
+  file_end_ = size;
   return {};
 }
 
@@ -266,22 +272,21 @@ tree_writer::outcome tree_writer::descend(const std::string& name) {
 tree_writer::outcome tree_writer::make_top_current() {
   if (top_)
     return {};
-  int fd = open_directory_at(path_);
+  int fd = open_deep_directory(root_fd_, path_);
   if (fd < 0)
     return fault(-fd);
   top_.reset(fd);
   return {};
 }
 
-/// Opens a directory that may lie deeper than one path can say; errno negated on failure.
-int tree_writer::open_directory_at(std::string_view path) const {
+int open_deep_directory(int root_fd, std::string_view path) {
   constexpr size_t longest = 3072;
   unique_fd at;
   for (;;) {
     auto end = path.size() <= longest ? path.size() : path.rfind('/', longest);
     if (end == path.npos)
       return -ENAMETOOLONG;
-    int fd = workspace::open_beneath(at ? at.get() : root_fd_, std::string{path.substr(0, end)},
+    int fd = workspace::open_beneath(at ? at.get() : root_fd, std::string{path.substr(0, end)},
                                      directory_flags, 0, RESOLVE_NO_SYMLINKS);
     if (fd < 0 || end == path.size())
       return fd;

@@ -23,6 +23,10 @@ struct write_fault {
   std::string member; ///< another member that is to blame; empty: the one at hand
 };
 
+/// Opens a directory that may lie deeper than one path can say, through no link; errno negated on
+/// failure. An empty path is `root_fd` itself.
+int open_deep_directory(int root_fd, std::string_view path);
+
 /// Fills an empty directory with members in any order. Everything goes through descriptors that the
 /// kernel resolved beneath it, through no link; members can neither leave it nor replace each
 /// other.
@@ -53,6 +57,8 @@ public:
 
   outcome begin_file(const std::string& path, const std::string& member);
   outcome write_file(std::string_view data, uint64_t offset);
+  /// All of another file, holes and all; on the disk the same blocks where the file system can.
+  outcome clone_file(int from_fd, uint64_t size);
   /// Gives the file its size, mode and time.
   outcome end_file(uint64_t size, uint32_t mode, const std::optional<timespec>& mtime);
 
@@ -82,7 +88,6 @@ private:
   outcome close_top();
   outcome descend(const std::string& name);
   outcome make_top_current();
-  int open_directory_at(std::string_view path) const;
   outcome occupied(const std::string& path, member_kind kind) const;
 
   int root_fd_;

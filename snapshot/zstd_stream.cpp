@@ -117,16 +117,70 @@ result<void> zstd_writer::compress(const char* data, size_t size, bool end) {
 
 // -- decompression --------------------------------------------------------------------------------
 
+/// Kept for the next source, unless it is large: touching fresh memory costs more than to
+/// decompress a little.
+struct zstd_source::context {
+  context() : zstd(ZSTD_createDCtx()), out(std::make_unique_for_overwrite<char[]>(out_size)) {
+    if (!zstd)
+      throw std::bad_alloc{};
+    ZSTD_DCtx_setParameter(zstd, ZSTD_d_windowLogMax, max_window_log);
+  }
+  ~context() {
+    ZSTD_freeDCtx(zstd);
+  }
+  context(const context&) = delete;
+  context& operator=(const context&) = delete;
+
+  static std::unique_ptr<context> take() {
+    {
+      std::lock_guard guard{idle_mutex};
+      if (!idle.empty()) {
+        auto x = std::move(idle.back());
+        idle.pop_back();
+        return x;
+      }
+    }
+    return std::make_unique<context>();
+  }
+
+  static void give_back(std::unique_ptr<context> x) {
+    if (ZSTD_sizeof_DCtx(x->zstd) > max_idle_size)
+      return;
+    ZSTD_DCtx_reset(x->zstd, ZSTD_reset_session_only);
+    std::lock_guard guard{idle_mutex};
+    if (idle.size() < max_idle)
+      idle.push_back(std::move(x));
+  }
+
+  ZSTD_DCtx* zstd;
+  std::unique_ptr<char[]> out;
+
+private:
+  static constexpr size_t max_idle = 2;
+  static constexpr size_t max_idle_size = 1024 * 1024;
+  static inline std::mutex idle_mutex;
+  static inline std::vector<std::unique_ptr<context>> idle;
+};
+
 zstd_source::zstd_source(std::unique_ptr<byte_source> input)
-  : input_(std::move(input)), context_(ZSTD_createDCtx()),
-    out_(std::make_unique_for_overwrite<char[]>(out_size)) {
-  if (!context_)
-    throw std::bad_alloc{};
-  ZSTD_DCtx_setParameter(context_, ZSTD_d_windowLogMax, max_window_log);
-}
+  : input_(std::move(input)), context_(context::take()) {}
 
 zstd_source::~zstd_source() {
-  ZSTD_freeDCtx(context_);
+  context::give_back(std::move(context_));
+}
+
+std::optional<std::string> zstd_source::small(std::string_view packed, size_t limit) {
+  auto size = ZSTD_getFrameContentSize(packed.data(), packed.size());
+  if (size > limit) // or one of the errors
+    return std::nullopt;
+  std::string whole(size, '\0');
+  auto with = context::take();
+  auto got
+    = ZSTD_decompressDCtx(with->zstd, whole.data(), whole.size(), packed.data(), packed.size());
+  context::give_back(std::move(with));
+  if (ZSTD_isError(got) || got != size)
+    return std::nullopt;
+  return whole;
 }
 
 result<std::string_view> zstd_source::next() {
@@ -140,15 +194,15 @@ result<std::string_view> zstd_source::next() {
       pending_ = *chunk;
     }
     ZSTD_inBuffer in{pending_.data(), pending_.size(), 0};
-    ZSTD_outBuffer out{out_.get(), out_size, 0};
-    auto left = ZSTD_decompressStream(context_, &out, &in);
+    ZSTD_outBuffer out{context_->out.get(), out_size, 0};
+    auto left = ZSTD_decompressStream(context_->zstd, &out, &in);
     if (ZSTD_isError(left))
       return unexpected(damaged(ZSTD_getErrorName(left)));
     pending_.remove_prefix(in.pos);
     in_frame_ = left != 0;
     out_full_ = in_frame_ && out.pos == out_size;
     if (out.pos > 0)
-      return std::string_view{out_.get(), out.pos};
+      return std::string_view{context_->out.get(), out.pos};
   }
 }
 

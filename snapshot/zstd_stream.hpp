@@ -7,12 +7,12 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 struct ZSTD_CCtx_s;
-struct ZSTD_DCtx_s;
 
 namespace troupe::snapshot {
 
@@ -71,13 +71,18 @@ public:
 
   result<std::string_view> next() override;
 
+  /// All of a single frame that says that it holds at most `limit` bytes; nullopt: it does not, or
+  /// is damaged.
+  static std::optional<std::string> small(std::string_view packed, size_t limit);
+
 private:
+  struct context;
+
   std::unique_ptr<byte_source> input_;
-  ZSTD_DCtx_s* context_;
+  std::unique_ptr<context> context_;
   std::string_view pending_;
   bool in_frame_ = false;
   bool out_full_ = false;
-  std::unique_ptr<char[]> out_;
 };
 
 } // namespace troupe::snapshot

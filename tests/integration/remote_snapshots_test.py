@@ -2,6 +2,7 @@
 store fails now and then; what is damaged there is named."""
 
 import collections
+import glob
 import itertools
 import json
 import os
@@ -45,11 +46,13 @@ class RemoteSnapshots(ServerTest):
         }
         cls.server = Server(cls.config)
         cls.other = Server(cls.config)
+        cls.small = Server({**cls.config, "remote_cache_bytes": 1_000_000})
 
     @classmethod
     def tearDownClass(cls):
         cls.server.close()
         cls.other.close()
+        cls.small.close()
         cls.proxy.close()
         cls.s3.close()
 
@@ -246,6 +249,44 @@ class RemoteSnapshots(ServerTest):
         status, again = self.resume(state)
         self.assertEqual(status, 201, again)
         self.assertEqual(self.run_in(self.other, again, "cat a"), "kept\n")
+
+    def test_copies_of_what_the_store_has_are_bounded(self):
+        def copies():
+            blobs = glob.glob(self.small.state_dir + "/cache/remote/*/*/.layers/blobs/sha256/*")
+            return sum(os.path.getsize(x) for x in blobs)
+
+        def stop(path):
+            status, view = self.ask(self.small, "POST", path + "/stop")
+            self.assertEqual((status, view["status"]), (200, "stopped"), view)
+            return view["state"]
+
+        sessions = []
+        for i in range(5):
+            status, session = self.ask(self.small, "POST", "/v1/sessions", {
+                "snapshot": {"type": "remote", "client_dependency_key": "objects"}})
+            self.assertEqual(status, 201, session)
+            path = "/v1/sessions/" + session["id"]
+            self.addCleanup(self.ask, self.small, "DELETE", path)
+            self.run_in(self.small, session, f"head -c 400000 /dev/urandom > a; echo {i} > b")
+            status, point = self.ask(self.small, "POST", path + "/checkpoint", {"name": "p"})
+            self.assertEqual(status, 201, point)
+            self.run_in(self.small, session, "echo more >> b")
+            sessions.append((session, path, point["id"], stop(path)))
+        self.wait_for(lambda: copies() <= 1_000_000, "copies of remote snapshots stay")
+        # None is missed: what changed is still told, and all that a save writes.
+        for i, (session, path, point, _) in enumerate(sessions):
+            self.ask(self.small, "POST", path + "/start")
+            status, found = self.ask(self.small, "GET", path + "/diff?from=" + point)
+            self.assertEqual((status, [x["path"] for x in found["items"]]), (200, ["b"]), found)
+            self.run_in(self.small, session, "echo and more >> b")
+            state = stop(path)
+            status, info = self.ask(self.small, "GET", "/v1/snapshots/" + session["id"])
+            self.assertEqual((status, info["layers"]), (200, 3), info)
+            status, again = self.resume(state)
+            self.assertEqual(status, 201, again)
+            self.assertEqual(self.run_in(self.other, again, "cat b; stat -c %s a"),
+                             f"{i}\nmore\nand more\n400000\n")
+            self.wait_for(lambda: copies() <= 1_000_000, "copies of remote snapshots stay")
 
 
 if __name__ == "__main__":

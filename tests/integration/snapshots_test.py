@@ -234,6 +234,21 @@ class Snapshots(ServerTest):
         self.assertEqual(status, 201, forks)
         self.assertEqual(self.exec(forks["items"][0], "cat a")["stdout"], "1\n")
 
+    def test_a_chain_that_was_made_one_layer_is_listed_as_one(self):
+        session = self.create(snapshot={"type": "local"})
+        for i in range(16):
+            self.exec(session, f"echo {i} > f{i}")
+            point = self.checkpoint(session, f"p{i}")
+        self.assertEqual(point["layers"], 16)
+
+        def listed():
+            return self.server.json("GET", "/v1/snapshots/" + point["id"])[1]
+
+        self.wait_for(lambda: listed()["layers"] == 1, "the chain stays, or is listed so")
+        self.assertLess(listed()["stored_bytes"], point["stored_bytes"])
+        _, found = self.call("GET", session, "/diff?from=" + point["id"])
+        self.assertEqual(found["items"], [])
+
     def test_what_is_not_there_is_said(self):
         session = self.create()
         unknown = "00000000-0000-4000-8000-000000000000"

@@ -9,7 +9,9 @@
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
+#include <linux/fiemap.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 
 #include <atomic>
@@ -145,6 +147,34 @@ BOOST_AUTO_TEST_CASE(a_change_stores_the_change_alone) {
   check();
 }
 
+BOOST_AUTO_TEST_CASE(changes_anywhere_in_a_large_tree_are_found) {
+  auto file
+    = [&](int i) { return root + "/d" + std::to_string(i / 40) + "/f" + std::to_string(i); };
+  constexpr int files = 3000;
+  for (int i = 0; i < files; ++i)
+    write_text(file(i), std::to_string(i));
+  settle(root);
+  save();
+  for (int i : {0, 255, 256, 1499, files - 1})
+    write_text(file(i), "new");
+  fs::remove_all(root + "/d10");
+  fs::remove(file(2000));
+  fs::create_symlink("d1", root + "/e");
+  write_text(root + "/d5/below/z", "added");
+  auto saved = save();
+  BOOST_TEST(saved.info.layers == 2u);
+  BOOST_TEST(saved.fingerprint == fingerprint_at(root));
+  BOOST_TEST(saved.new_bytes < 16'000u);
+  check();
+  settle(root);
+  BOOST_TEST(save().new_bytes == 0u);
+  auto fd = open_dir(root);
+  persist_request request{ref, "session", "tenant", fd.get(), {}, "manifest"};
+  BOOST_TEST(*repo->fingerprint(request, {}) == saved.fingerprint);
+  write_text(file(1000), "other");
+  BOOST_TEST(*repo->fingerprint(request, {}) == fingerprint_at(root));
+}
+
 BOOST_AUTO_TEST_CASE(what_changed_in_the_tick_of_the_last_look_is_seen) {
   for (int i = 0; i < 40; ++i) {
     write_text(root + "/a", i % 2 == 0 ? "one" : "two");
@@ -176,6 +206,68 @@ BOOST_AUTO_TEST_CASE(a_long_chain_is_flattened_and_stays_what_it_was) {
   BOOST_TEST(blobs().size() == 3u);
   check();
   BOOST_TEST(save().info.layers <= 2u);
+}
+
+BOOST_AUTO_TEST_CASE(a_workspace_that_stays_on_a_long_chain_is_flattened_once_for_each_growth) {
+  auto save_and_flatten = [&](const std::string& text, const std::string& held) {
+    write_text(root + "/counter", text);
+    save();
+    return *repo->flatten(ref, {}, held);
+  };
+  for (int i = 0; i < 20; ++i) {
+    write_text(root + "/counter", std::to_string(i));
+    save();
+  }
+  // The workspace lies on these twenty from now on: each save starts with them.
+  auto held = **repo->hold(ref, "session");
+  auto save_above = [&](const std::string& text) {
+    fs::remove(store + "/snap.tar");
+    fs::create_hard_link(store + "/" + held + ".tar", store + "/snap.tar");
+    return save_and_flatten(text, held);
+  };
+  BOOST_TEST(save_above("first"));
+  for (int i = 0; i < 3; ++i) {
+    BOOST_TEST(!save_above("again " + std::to_string(i)));
+    BOOST_TEST(repo->inspect(ref)->layers == 21U);
+    repo->sweep(store);
+  }
+  // Another server's repository knows it too, and restore points without end are bounded.
+  repo = make_repository(1);
+  int flattened = 0;
+  for (int i = 0; i < 20; ++i)
+    flattened += save_and_flatten("more " + std::to_string(i), held);
+  BOOST_TEST(flattened == 1);
+  check();
+  // Once it lies on others, those are new.
+  repo->release(local_ref(store, held));
+  repo->sweep(store);
+  for (int i = 0; i < 20 && repo->inspect(ref)->layers < 16U; ++i) {
+    write_text(root + "/counter", "new " + std::to_string(i));
+    save();
+  }
+  auto other = **repo->hold(ref, "session");
+  BOOST_TEST(save_and_flatten("last", other));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_dead_above_held_layers_is_flattened_when_it_has_grown) {
+  auto save_large = [&](char c) {
+    std::string text(1'500'000, '\0');
+    for (uint32_t x = static_cast<unsigned char>(c); auto& b : text)
+      b = static_cast<char>((x = x * 1664525 + 1013904223) >> 24);
+    write_text(root + "/large", text);
+    save();
+  };
+  for (char c : {'a', 'b', 'c'})
+    save_large(c);
+  auto held = **repo->hold(ref, "session");
+  BOOST_TEST(*repo->flatten(ref, {}, held));
+  fs::remove(store + "/snap.tar");
+  fs::create_hard_link(store + "/" + held + ".tar", store + "/snap.tar");
+  save_large('d');
+  BOOST_TEST(!*repo->flatten(ref, {}, held));
+  save_large('e');
+  BOOST_TEST(*repo->flatten(ref, {}, held));
+  check();
 }
 
 /// A disk on which only so much more can be made; the rest of it is taken by `ballast` files.
@@ -529,6 +621,109 @@ BOOST_DATA_TEST_CASE(unpacked_layers_under_an_overlay_are_the_tree, seeds(10), s
     ::umount2(merged.c_str(), MNT_DETACH);
   }};
   apart.join();
+}
+
+BOOST_DATA_TEST_CASE(a_tree_is_made_of_unpacked_layers_where_there_is_no_overlay, seeds(10), seed) {
+  auto cached = make_repository(2, {dir / "cache", 1 << 30});
+  hostile_tree tree{root, seed};
+  for (int round = 0; round < 4; ++round) {
+    save();
+    tree.change(10);
+  }
+  save();
+  auto lease = cached->lease(ref, {});
+  if (!lease) {
+    BOOST_TEST_MESSAGE("layers cannot be unpacked here");
+    return;
+  }
+  auto opened = blob_store::open(store, blob_store::use::shared, false);
+  BOOST_REQUIRE(opened && *opened);
+  auto snapshot = find_layered(**opened, ref);
+  BOOST_REQUIRE(snapshot && *snapshot);
+  auto there = dir / "root/there";
+  fs::create_directories(there);
+  auto fd = open_dir(there);
+  const progress silent;
+  job work{op::snapshot_restore, {}, silent};
+  tree_writer out{fd.get()};
+  auto done = clone_layered(**opened, **snapshot, (*lease)->folders, out, work);
+  BOOST_REQUIRE_MESSAGE(done, (done ? "" : done.error().message + done.error().context));
+  auto expected = describe_all(root);
+  auto found = describe_all(there);
+  for (const auto& [path, line] : expected)
+    BOOST_TEST(found[path] == line, path);
+  BOOST_TEST(found.size() == expected.size());
+}
+
+/// Whether the first blocks of a file are another file's, too.
+bool shares_blocks(const std::string& path) {
+  unique_fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  alignas(fiemap) char memory[sizeof(fiemap) + sizeof(fiemap_extent)] = {};
+  auto& map = *reinterpret_cast<fiemap*>(memory);
+  map.fm_length = 4096;
+  map.fm_flags = FIEMAP_FLAG_SYNC;
+  map.fm_extent_count = 1;
+  return ::ioctl(fd.get(), _IOWR('f', 11, fiemap), &map) == 0 && map.fm_mapped_extents == 1
+         && (map.fm_extents[0].fe_flags & FIEMAP_EXTENT_SHARED) != 0;
+}
+
+BOOST_AUTO_TEST_CASE(a_restore_shares_blocks_with_unpacked_layers_where_the_file_system_can) {
+  std::thread apart{[&] {
+    auto image = dir / "image";
+    auto disk = dir / "disk";
+    fs::create_directories(disk);
+    auto make = "truncate -s 256M " + image + " && mkfs.btrfs -q " + image + " && mount -o loop "
+                + image + ' ' + disk + " >" + (dir / "said") + " 2>&1";
+    if (::unshare(CLONE_NEWNS) != 0
+        || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0
+        || std::system(("{ " + make + "; } 2>/dev/null").c_str()) != 0) {
+      BOOST_TEST_MESSAGE("no such file system here");
+      return;
+    }
+    auto cached = make_repository(2, {disk + "/cache", 1 << 30});
+    hostile_tree tree{root, 11};
+    write_text(root + "/large", std::string(1 << 20, 'x'));
+    save();
+    tree.change(10);
+    write_text(root + "/large", std::string(1 << 20, 'y'));
+    save();
+    auto expected = describe_all(root);
+    for (auto* out : {"/one", "/two"}) {
+      auto ok = cached->restore({ref, disk + out}, {}, {});
+      BOOST_TEST_REQUIRE(ok.has_value(), (ok ? "" : ok.error().context));
+      BOOST_TEST((describe_all(disk + out) == expected));
+      BOOST_TEST(shares_blocks(disk + out + "/large"));
+    }
+    write_text(disk + "/one/large", "mine");
+    BOOST_TEST((describe_all(disk + "/two") == expected));
+    // With nothing to clone from, it is unpacked.
+    auto plain = make_repository(2, {dir / "cache", 1 << 30});
+    BOOST_REQUIRE(plain->restore({ref, disk + "/three"}, {}, {}).has_value());
+    BOOST_TEST((describe_all(disk + "/three") == expected));
+    BOOST_TEST(!shares_blocks(disk + "/three/large"));
+    cached.reset();
+    ::umount2(disk.c_str(), MNT_DETACH);
+  }};
+  apart.join();
+}
+
+BOOST_AUTO_TEST_CASE(an_unpacked_layer_that_is_cut_is_refused) {
+  auto cached = make_repository(2, {dir / "cache", 1 << 30});
+  write_text(root + "/a", "text");
+  save();
+  auto lease = cached->lease(ref, {});
+  BOOST_REQUIRE(lease);
+  fs::resize_file((*lease)->folders.front() + "/a", 1);
+  auto opened = blob_store::open(store, blob_store::use::shared, false);
+  auto snapshot = find_layered(**opened, ref);
+  fs::create_directories(dir / "there");
+  auto fd = open_dir(dir / "there");
+  const progress silent;
+  job work{op::snapshot_restore, {}, silent};
+  tree_writer out{fd.get()};
+  auto done = clone_layered(**opened, **snapshot, (*lease)->folders, out, work);
+  BOOST_REQUIRE(!done);
+  BOOST_TEST(done.error().context.find("not what it was") != std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(a_sparse_file_with_a_name_in_a_later_layer_stays_sparse) {

@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 
 #include <algorithm>
 #include <atomic>
@@ -195,6 +196,35 @@ BOOST_AUTO_TEST_CASE(fifos_and_sockets_are_left_out_with_a_warning) {
   BOOST_TEST(saved.warnings[1] == "sock: left out: socket");
   require_restored(dir / "out");
   BOOST_TEST(names(dir / "out") == (std::set<std::string>{"file"}));
+}
+
+BOOST_AUTO_TEST_CASE(what_a_restore_does_not_give_back_is_said) {
+  for (auto* name : {"/capable", "/marked", "/tool"})
+    write_text(root + name, "x");
+  fs::create_directory(root + "/opaque");
+  auto set = [&](const std::string& name, const char* attribute, std::string_view value) {
+    return ::setxattr((root + name).c_str(), attribute, value.data(), value.size(), 0) == 0;
+  };
+  if (!set("/marked", "user.note", "kept")) {
+    BOOST_TEST_MESSAGE("no extended attributes here");
+    return;
+  }
+  std::vector<std::string> expected;
+  constexpr std::string_view capabilities{"\1\0\0\2\0\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20};
+  if (set("/capable", "security.capability", capabilities))
+    expected.emplace_back("capable: extended attribute security.capability left out");
+  BOOST_REQUIRE(set("/marked", "user.overlay.redirect", "/etc"));
+  expected.emplace_back("marked: extended attribute user.overlay.redirect left out");
+  BOOST_REQUIRE(set("/opaque", "user.overlay.opaque", "y"));
+  expected.emplace_back("opaque: extended attribute user.overlay.opaque left out");
+  BOOST_REQUIRE(::chmod((root + "/tool").c_str(), 04755) == 0);
+  expected.emplace_back("tool: set-user-ID, set-group-ID and sticky bits are not given back");
+  BOOST_TEST(save().warnings == expected, boost::test_tools::per_element());
+  require_restored(dir / "out");
+  char value[8];
+  BOOST_TEST(::getxattr((dir / "out/marked").c_str(), "user.note", value, sizeof value) == 4);
+  BOOST_TEST(::getxattr((dir / "out/marked").c_str(), "user.overlay.redirect", value, sizeof value)
+             == -1);
 }
 
 // -- fingerprint ----------------------------------------------------------------------------------
