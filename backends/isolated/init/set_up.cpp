@@ -161,7 +161,8 @@ void limit_own_files() {
   limit(limit_of_files, now.rlim_max < enough ? now.rlim_max : enough);
 }
 
-/// What init keeps: to start commands as other users. Nothing comes back by exec.
+/// What init keeps: to start commands as other users, and to end what does not start. Nothing comes
+/// back by exec.
 void drop_rights() {
   const auto step = setup_step::rights;
   for (unsigned cap = 0; cap < 64; ++cap)
@@ -172,7 +173,7 @@ void drop_rights() {
                    SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED
                      | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED));
   __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
-  const uint32_t kept = (1U << CAP_SETUID) | (1U << CAP_SETGID);
+  const uint32_t kept = (1U << CAP_SETUID) | (1U << CAP_SETGID) | (1U << CAP_KILL);
   __user_cap_data_struct data[2] = {{kept, kept, 0}, {0, 0, 0}};
   check(step, call(__NR_capset, arg(&head), arg(data)));
   // Nobody in here may look into this memory, which children share until their exec.
