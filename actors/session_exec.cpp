@@ -44,6 +44,8 @@ std::string event_data(const exec_request& x, const exec_result* outcome) {
   if (outcome) {
     auto code = std::to_string(outcome->exit_code);
     data += ",\"exit_code\":" + code + ",\"process.exit.code\":" + code;
+    if (outcome->stdout_truncated || outcome->stderr_truncated)
+      data += ",\"truncated\":true"; // its limit of output was met
   }
   return data += '}';
 }

@@ -194,8 +194,13 @@ life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
   out.limits = std::make_shared<limit_groups>(std::move(made.limits));
   out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group, is_new);
-  if (told_)
+  if (told_) {
     out.limit_hits->start(services_.events, told_);
+    out.refusals
+      = std::make_shared<refusal_watch>(services_.events, refusal_sources_of(out, init.pid), told_);
+    if (!is_new)
+      out.refusals->skip_past();
+  }
   uint32_t base;
   {
     std::lock_guard guard{mutex_};
@@ -226,6 +231,20 @@ life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered
   out.runner = std::make_shared<command_runner>(services_, config_.session_id, out.link);
   out.end = std::make_shared<ending>(services_, out);
   out.link->open([end = out.end, told = told_] { end->init_died(told); });
+  return out;
+}
+
+refusal_sources isolated_sandbox::refusal_sources_of(const life& x, pid_t init) const {
+  refusal_sources out;
+  out.init = init;
+  out.pidfd = x.init;
+  out.own_network = config_.network != network_mode::host;
+  if (config_.limits.disk_bytes)
+    out.workspace = x.root;
+  if (!config_.limits.pids) {
+    out.group = x.group;
+    out.processes = parts_.options.default_pids;
+  }
   return out;
 }
 
@@ -481,18 +500,38 @@ std::vector<std::string> isolated_sandbox::environment_of(
 
 command_id isolated_sandbox::exec(command_spec spec, command_handlers handlers) {
   std::shared_ptr<limit_watch> limits;
+  std::shared_ptr<refusal_watch> refusals;
   {
     std::lock_guard guard{mutex_};
     limits = life_.limit_hits;
+    refusals = life_.refusals;
   }
-  if (limits && told_)
-    handlers.on_exit = [limits, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
-      if (outcome && outcome->exit_code != 0)
-        limits->tell();
-      if (done)
-        done(std::move(outcome));
-    };
+  if (refusals) {
+    refusals->command_began();
+    handlers.on_exit
+      = [limits, refusals, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+          if (outcome && outcome->exit_code != 0)
+            limits->tell();
+          refusals->command_ended();
+          if (done)
+            done(std::move(outcome));
+        };
+  }
   return runner_sandbox::exec(std::move(spec), std::move(handlers));
+}
+
+command_id isolated_sandbox::open_terminal(command_spec spec, terminal_options options,
+                                           terminal_handlers handlers) {
+  if (auto refusals = current().refusals) {
+    refusals->command_began();
+    handlers.on_exit
+      = [refusals, done = std::move(handlers.on_exit)](result<command_exit> outcome) {
+          refusals->command_ended();
+          if (done)
+            done(std::move(outcome));
+        };
+  }
+  return runner_sandbox::open_terminal(std::move(spec), options, std::move(handlers));
 }
 
 std::shared_ptr<command_runner> isolated_sandbox::runner() const {

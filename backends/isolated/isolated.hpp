@@ -47,6 +47,8 @@ public:
   result<std::optional<user_ids>>
   file_identity(const std::optional<std::string>& user) const override;
   command_id exec(command_spec spec, command_handlers handlers) override;
+  command_id open_terminal(command_spec spec, terminal_options options,
+                           terminal_handlers handlers) override;
   void connect(uint16_t port, std::function<void(result<unique_fd>)> done) override;
   void shutdown(std::function<void()> done) override;
   result<void> remove() override;
@@ -71,6 +73,7 @@ private:
   std::vector<std::string>
   environment_of(const exec_request& request,
                  const std::vector<std::pair<std::string, std::string>>& environment) const;
+  isolated::refusal_sources refusal_sources_of(const life& x, pid_t init) const;
   life current() const;
   std::shared_ptr<command_runner> runner() const override;
 

@@ -5,10 +5,12 @@
 #include "backends/proc.hpp"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/mount.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -22,6 +24,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 #include <string_view>
@@ -109,6 +112,34 @@ TROUPE_IN_CHILD int run_child(void* argument) {
                          sys::arg(plan.env), AT_EMPTY_PATH);
   return 1;
 }
+
+/// While it lives, this thread is `uid` to the kernel's counts of what a user may have at once
+/// (namespaces, watches of files, signals that wait): all that is used in a namespace counts for
+/// who made it too, so that sandboxes of one maker could use up each other's. Its rights stay.
+/// Where there is no such user, one count is for all.
+class counted_as {
+public:
+  explicit counted_as(uint32_t uid) {
+    __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct rights[2]{};
+    // Not through libc, which would change all threads.
+    if (uid == 0 || ::geteuid() != 0 || ::syscall(SYS_capget, &head, rights) != 0
+        || ::syscall(SYS_setresuid, -1, uid, 0) != 0)
+      return;
+    changed_ = true;
+    ::syscall(SYS_capset, &head, rights);
+    ::setfsuid(0);
+  }
+  ~counted_as() {
+    if (changed_ && ::syscall(SYS_setresuid, -1, 0, -1) != 0)
+      std::abort(); // nothing may be done as somebody else
+  }
+  counted_as(const counted_as&) = delete;
+  counted_as& operator=(const counted_as&) = delete;
+
+private:
+  bool changed_ = false;
+};
 
 bool write_map(pid_t pid, const char* name, const std::string& text) {
   unique_fd fd{::open(("/proc/" + std::to_string(pid) + "/" + name).c_str(), O_WRONLY | O_CLOEXEC)};
@@ -330,7 +361,10 @@ result<launched_init> launch_init(const launch_plan& plan) {
   sigset_t before;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  out.pid = clone_process(args, run_child, &child);
+  {
+    counted_as who{plan.uid_count > 0 ? plan.uid_base : 0};
+    out.pid = clone_process(args, run_child, &child);
+  }
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (out.pid < 0)
     return unexpected{wall_error("namespaces", "making the namespaces", -out.pid)};

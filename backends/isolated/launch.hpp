@@ -29,7 +29,7 @@ struct launch_plan {
   std::vector<mount_plan> mounts;
   /// What the mounts of the kind `sent` are.
   std::optional<overlay_plan> overlay;
-  std::vector<std::string> masked;
+  std::vector<std::string> masked; ///< or, after a `mark_of_read_only`, only made that
   std::string host_name = "sandbox";
   std::string workspace = "/workspace";
   std::string seccomp_filter; ///< empty: waived

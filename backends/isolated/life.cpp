@@ -36,6 +36,8 @@ bool ending::begin(std::function<void()> done, bool lost) {
       self->proceed();
     });
   // After `stop` has marked them as cancelled, or they would look like commands that were lost.
+  if (what_.refusals)
+    what_.refusals->finish();
   services_.events.post([self = shared_from_this()] {
     self->await_init();
     ::syscall(SYS_pidfd_send_signal, self->what_.init->get(), SIGKILL, nullptr, 0);
@@ -77,6 +79,8 @@ void ending::proceed() {
     return;
   out_of_memory_ = what_.limit_hits->now().memory > 0;
   what_.limit_hits->stop();
+  if (what_.refusals)
+    what_.refusals->stop();
   what_.limits->remove();
   if (what_.group)
     destroy(services_.events, what_.group, [self = shared_from_this()] { self->finish(); });

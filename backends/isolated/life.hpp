@@ -6,6 +6,7 @@
 #include "backends/egress/proxy.hpp"
 #include "backends/isolated/init_link.hpp"
 #include "backends/isolated/limit_watch.hpp"
+#include "backends/isolated/refusal_watch.hpp"
 
 #include <functional>
 #include <memory>
@@ -25,6 +26,7 @@ struct life {
   std::shared_ptr<cgroup> group;
   std::shared_ptr<limit_groups> limits;
   std::shared_ptr<limit_watch> limit_hits;
+  std::shared_ptr<refusal_watch> refusals; ///< null: nobody would be told
   shared_fd root;
   std::shared_ptr<const layered_workspace> layers;
   std::vector<wall> walls;

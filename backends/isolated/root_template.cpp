@@ -217,7 +217,8 @@ result<std::vector<mount_plan>> root_templates::mounts(const std::string& worksp
   }
   for (auto name : devices)
     handed(std::string{"/dev/"} + name, std::string{"dev/"} + name,
-           mount_no_exec | mount_with_devices | mount_landlock_write);
+           // Which keeps nobody from writing to them, but from changing whose they are.
+           mount_read_only | mount_no_exec | mount_with_devices | mount_landlock_write);
   return out;
 }
 

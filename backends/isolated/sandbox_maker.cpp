@@ -34,6 +34,15 @@ const std::vector<std::string> masked_files{
   "/proc/kcore",      "/proc/keys",        "/proc/key-users",     "/proc/kallsyms",
   "/proc/timer_list", "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/modules"};
 
+/// What also the root of a sandbox may only read: settings, of the sandbox's own namespaces too.
+const std::string read_only_settings{mark_of_read_only + std::string{"/proc/sys"}};
+/// And where that root is the machine's own.
+const std::vector<std::string> read_only_for_root{
+  mark_of_read_only + std::string{"/proc/acpi"},   mark_of_read_only + std::string{"/proc/bus"},
+  mark_of_read_only + std::string{"/proc/driver"}, mark_of_read_only + std::string{"/proc/fs"},
+  mark_of_read_only + std::string{"/proc/irq"},    mark_of_read_only + std::string{"/proc/mtrr"},
+  mark_of_read_only + std::string{"/proc/scsi"}};
+
 constexpr const char* life_note = "/life";
 
 error start_failed(const std::string& path, int code) {
@@ -213,6 +222,9 @@ result<launch_plan> sandbox_maker::plan(uint32_t uid_base, const layered_workspa
   if (auto ok = who_.write(config_, out); !ok)
     return unexpected{std::move(ok.error())};
   out.masked = masked_files;
+  out.masked.push_back(read_only_settings);
+  if (uid_base == 0 && ::geteuid() == 0)
+    out.masked.insert(out.masked.end(), read_only_for_root.begin(), read_only_for_root.end());
   out.landlock = !parts_.waived("landlock");
   if (!parts_.waived("seccomp")) {
     auto filter = parts_.filter();

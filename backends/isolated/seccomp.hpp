@@ -7,9 +7,9 @@
 namespace troupe::backends::isolated {
 
 /// (blocks) The system calls that programs in a sandbox may make, as a program for the kernel: what
-/// is not listed fails with EPERM, another processor's calls kill. Calls that only an attack makes
-/// are given to who listens to the filter, to refuse them and to tell of it; without a listener
-/// they fail with ENOSYS. Made by libseccomp once, so that init needs no library.
+/// is not listed is given to who listens to the filter, to refuse it and to tell of it; without a
+/// listener it fails with ENOSYS. Another processor's calls kill. What ordinary programs try too
+/// fails without being told. Made by libseccomp once, so that init needs no library.
 result<std::string> build_seccomp_filter();
 
 /// Of a system call of this machine: "mount".

@@ -23,7 +23,8 @@ std::vector<wall> describe_walls(const shared_parts& parts, const cgroup_tree& c
       : ::geteuid() == 0 ? "waived by the operator: commands run as the server's user"
                          : "the server is no root: commands run as its user");
   add("mounts", true, "a read-only root, nothing setuid, no devices but the harmless ones");
-  add("proc", true, "only its own processes, files that tell of the machine masked, no /sys");
+  add("proc", true,
+      "only its own processes, files that tell of the machine masked, settings read-only, no /sys");
   add("capabilities", true, "none, and none to be had by exec");
   auto seccomp = !parts.waived("seccomp");
   add("seccomp", seccomp, seccomp ? "a list of what is allowed" : "waived by the operator");

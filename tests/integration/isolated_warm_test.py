@@ -113,10 +113,21 @@ class Warm(unittest.TestCase):
         server = self.server()
         self.wait_for_pool(server)
         before = self.waiting(server)
+        killed = []
         for path in groups_of(server):
             with open(os.path.join(path, "cgroup.procs"), encoding="utf-8") as pids:
-                for pid in pids.read().split():
-                    os.kill(int(pid), 9)
+                killed += pids.read().split()
+        for pid in killed:
+            os.kill(int(pid), 9)
+
+        def lives(pid):
+            try:
+                with open(f"/proc/{pid}/stat", encoding="utf-8") as text:
+                    return text.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+            except OSError:
+                return False
+        # One that is still dying would be taken, and lost right after.
+        self.wait_for(lambda: not any(map(lives, killed)), "they do not die")
         session = self.create(server)
         self.assertEqual(self.exec(server, session, "echo fine")["stdout"], "fine\n")
         self.wait_for(lambda: not set(before) & set(self.waiting(server)), "dead ones stay")

@@ -142,6 +142,26 @@ bool read_file(int fd, char* to, size_t size) {
   return true;
 }
 
+/// Waits until the child has left our memory, by exec or by its end. Others with its new id may
+/// stop it before that, and we would wait for ever: it goes on then, or dies if that does not end.
+void await_exec(long pid, const int& tid) {
+  constexpr long pace_ns = 20'000'000;
+  constexpr int patience = 50;
+  constexpr long of_process = 1; // P_PID
+  for (int stops = 0;;) {
+    auto left = __atomic_load_n(&tid, __ATOMIC_ACQUIRE);
+    if (left == 0)
+      return;
+    __kernel_timespec pace{0, pace_ns};
+    if (call(__NR_futex, arg(&tid), 0 /* FUTEX_WAIT */, left, arg(&pace)) != -ETIMEDOUT)
+      continue;
+    int info[32] = {};
+    if (call(__NR_waitid, of_process, pid, arg(info), WSTOPPED | WNOHANG | __WALL, 0) == 0
+        && info[0] == SIGCHLD)
+      call(__NR_kill, pid, ++stops < patience ? SIGCONT : SIGKILL);
+  }
+}
+
 struct outcome {
   spawn_stage stage;
   long error;
@@ -192,10 +212,13 @@ outcome start(received& got) {
   plan.env = strings.env;
 
   plan.failed = spawn_stage::clone;
-  auto pid = sys::clone_vfork(run_child, &plan, child_stack + sizeof child_stack,
-                              CLONE_VM | CLONE_VFORK | SIGCHLD);
+  static int tid; // as long as anything shares our memory
+  auto pid
+    = sys::clone_sharing(run_child, &plan, child_stack + sizeof child_stack,
+                         CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD, &tid);
   if (pid < 0)
     return {spawn_stage::clone, pid};
+  await_exec(pid, tid);
   if (plan.error < 0)
     return {plan.failed, plan.error};
   auto& c = table[me.commands++];

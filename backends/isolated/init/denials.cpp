@@ -12,7 +12,7 @@ using sys::call;
 namespace {
 
 constexpr uint32_t max_call = 512;
-uint64_t denied[max_call];
+uint64_t denied[max_call + 1]; ///< the last: of all numbers that are none
 
 } // namespace
 
@@ -24,7 +24,8 @@ void refuse_call() {
   answer.id = asked.id;
   answer.error = -EPERM;
   call(__NR_ioctl, me.denials, static_cast<long>(SECCOMP_IOCTL_NOTIF_SEND), arg(&answer));
-  auto& count = denied[static_cast<uint32_t>(asked.data.nr) < max_call ? asked.data.nr : 0];
+  auto number = static_cast<uint32_t>(asked.data.nr);
+  auto& count = denied[number < max_call ? number : max_call];
   ++count;
   if (me.control < 0 || (count & (count - 1)) != 0)
     return;

@@ -81,6 +81,9 @@ struct mount_entry {
   uint32_t reserved;
 };
 
+/// Before a path that is not masked but made read-only.
+constexpr char mark_of_read_only = '=';
+
 /// Tail: host name, workspace target, paths to be masked (NUL-terminated), mount entries, the
 /// seccomp filter.
 struct setup_message {

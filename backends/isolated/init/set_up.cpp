@@ -119,6 +119,27 @@ landlock_builder make_landlock(long abi) {
   return x;
 }
 
+/// Nothing can be read or written at `path`; after a `mark_of_read_only`, only be read.
+void cover(const char* path) {
+  auto read_only = *path == mark_of_read_only;
+  if (read_only)
+    ++path;
+  auto fd = call(__NR_open_tree, AT_FDCWD, arg(read_only ? path : "/dev/null"),
+                 OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+  if (read_only && fd == -ENOENT) // not every kernel has all of them
+    return;
+  check(setup_step::masks, fd);
+  mount_attr attr{};
+  attr.attr_set = MOUNT_ATTR_RDONLY;
+  if (read_only)
+    check(setup_step::masks,
+          call(__NR_mount_setattr, fd, arg(""), AT_EMPTY_PATH, arg(&attr), sizeof attr));
+  auto done = call(__NR_move_mount, fd, arg(""), AT_FDCWD, arg(path), MOVE_MOUNT_F_EMPTY_PATH);
+  if (done != -ENOENT)
+    check(setup_step::masks, done);
+  call(__NR_close, fd);
+}
+
 bool is_directory(long fd) {
   // Only what is a directory opens with O_DIRECTORY.
   auto again = call(__NR_openat, fd, arg("."), O_PATH | O_CLOEXEC | O_DIRECTORY);
@@ -161,7 +182,8 @@ void limit_own_files() {
   limit(limit_of_files, now.rlim_max < enough ? now.rlim_max : enough);
 }
 
-/// What init keeps: to start commands as other users. Nothing comes back by exec.
+/// What init keeps: to start commands as other users, and to end what does not start. Nothing comes
+/// back by exec.
 void drop_rights() {
   const auto step = setup_step::rights;
   for (unsigned cap = 0; cap < 64; ++cap)
@@ -172,7 +194,7 @@ void drop_rights() {
                    SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED
                      | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED));
   __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
-  const uint32_t kept = (1U << CAP_SETUID) | (1U << CAP_SETGID);
+  const uint32_t kept = (1U << CAP_SETUID) | (1U << CAP_SETGID) | (1U << CAP_KILL);
   __user_cap_data_struct data[2] = {{kept, kept, 0}, {0, 0, 0}};
   check(step, call(__NR_capset, arg(&head), arg(data)));
   // Nobody in here may look into this memory, which children share until their exec.
@@ -282,19 +304,14 @@ void set_up(const inherited& handed) {
   call(__NR_close, root);
 
   for (uint32_t at = 0; masked != nullptr && at < m.masked_size;
-       at += static_cast<uint32_t>(sys::length(masked + at)) + 1) {
-    auto cover
-      = call(__NR_open_tree, AT_FDCWD, arg("/dev/null"), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    check(setup_step::masks, cover);
-    auto done
-      = call(__NR_move_mount, cover, arg(""), AT_FDCWD, arg(masked + at), MOVE_MOUNT_F_EMPTY_PATH);
-    if (done != -ENOENT) // not every kernel has all of them
-      check(setup_step::masks, done);
-    call(__NR_close, cover);
-  }
+       at += static_cast<uint32_t>(sys::length(masked + at)) + 1)
+    cover(masked + at);
 
   limit_own_files();
-  limit(4 /* RLIMIT_CORE */, 0);
+  // 0 would let a program of the host's have the core dump, if it has named one.
+  limit(4 /* RLIMIT_CORE */, 1);
+  limit(13 /* RLIMIT_NICE */, 0);
+  limit(14 /* RLIMIT_RTPRIO */, 0);
   limit(8 /* RLIMIT_MEMLOCK */, 64 * 1024);
   limit(12 /* RLIMIT_MSGQUEUE */, 0);
   if (m.processes != 0)

@@ -26,13 +26,14 @@ long arg(T* x) {
   return reinterpret_cast<long>(x);
 }
 
-/// `clone` with the caller's memory, which waits until the child has exec'ed or exited. The child
-/// runs `body(argument)` on `stack_top` and exits with what it returns.
-inline long clone_vfork(int (*body)(void*), void* argument, void* stack_top, long flags) {
+/// `clone` with the caller's memory. The child runs `body(argument)` on `stack_top` and exits with
+/// what it returns. `tid` is where the flags have the kernel write its id, and clear it.
+inline long clone_sharing(int (*body)(void*), void* argument, void* stack_top, long flags,
+                          int* tid) {
   long result;
   register auto body_register asm("r12") = body;
   register auto argument_register asm("r13") = argument;
-  register long r10 asm("r10") = 0;
+  register long r10 asm("r10") = reinterpret_cast<long>(tid);
   register long r8 asm("r8") = 0;
   asm volatile("syscall\n\t"
                "test %%rax, %%rax\n\t"
@@ -45,7 +46,7 @@ inline long clone_vfork(int (*body)(void*), void* argument, void* stack_top, lon
                "syscall\n"
                "1:"
                : "=a"(result), "+r"(body_register), "+r"(argument_register)
-               : "a"(56L), "D"(flags), "S"(stack_top), "d"(0L), "r"(r10), "r"(r8)
+               : "a"(56L), "D"(flags), "S"(stack_top), "d"(tid), "r"(r10), "r"(r8)
                : "rcx", "r11", "memory", "cc");
   return result;
 }
