@@ -259,6 +259,7 @@ std::string write_map(const char* program, pid_t pid, const std::vector<extent>&
     for (auto number : x)
       text.push_back(std::to_string(number));
   std::vector<char*> argv;
+  argv.reserve(text.size() + 1);
   for (auto& x : text)
     argv.push_back(x.data());
   argv.push_back(nullptr);

@@ -76,6 +76,8 @@ result<void> take_granted_ids(const serve_config& config) {
   if (::geteuid() == 0 || !(required || wanted))
     return {};
   auto entered = backends::enter_granted_ids(config.node.state_dir);
+  if (!entered && !required)
+    std::fprintf(stderr, "troupe: %s\n", entered.error().message.c_str());
   return required ? entered : result<void>{};
 }
 

@@ -136,6 +136,11 @@ result<life> isolated_sandbox::start() {
   if (*earlier && !has_ids(**earlier, *base, mapped_ ? ids_per_range : 0)) {
     end_init(**earlier);
     earlier->reset();
+    if (told_) {
+      sandbox_notice x;
+      x.data = R"({"what":"replaced"})";
+      told_(std::move(x));
+    }
   }
   auto layers = find_layers();
   if (!layers)

@@ -6,7 +6,6 @@ Runs in a mount namespace of its own, in which /etc is a copy.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,8 @@ import time
 import unittest
 
 INSIDE = "TROUPE_TEST_OWN_ETC"
-POSSIBLE = (os.geteuid() == 0 and shutil.which("unshare") and shutil.which("newuidmap")
-            and shutil.which("newgidmap"))
+POSSIBLE = (os.geteuid() == 0 and shutil.which("newuidmap") and shutil.which("newgidmap")
+            and shutil.which("unshare") and subprocess.run(["unshare", "--mount", "true"]).returncode == 0)
 if POSSIBLE and INSIDE not in os.environ and __name__ == "__main__":
     os.environ[INSIDE] = "1"
     os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
@@ -67,7 +66,7 @@ class PlainServer(Server):
         self.port = int(line.rsplit(":", 1)[1])
 
 
-@unittest.skipUnless(POSSIBLE, "not root, or no newuidmap")
+@unittest.skipUnless(POSSIBLE and INSIDE in os.environ, "not root, or no newuidmap")
 class GrantedIds(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -327,7 +326,14 @@ class GrantedIds(unittest.TestCase):
 
     def test_a_session_goes_on_when_ids_are_granted_and_is_refused_when_they_are_taken_away(self):
         grant(0)
-        server = self.server()
+        told = tempfile.mkdtemp(prefix="troupe-events-")
+        self.addCleanup(shutil.rmtree, told)
+        os.chown(told, UID, UID)
+        server = self.server(event_sinks=[{"type": "jsonl", "path": told + "/events"}])
+
+        def replaced():
+            with open(told + "/events", encoding="utf-8") as lines:
+                return sum(json.loads(x).get("data") == {"what": "replaced"} for x in lines)
         at = self.session(server)
         self.exec(server, at, "echo 1 > f; setsid sleep 86214 >/dev/null 2>&1 &")
         server.kill()
@@ -336,6 +342,7 @@ class GrantedIds(unittest.TestCase):
         self.wait_for(lambda: server.json("POST", at + "/exec", {"command": "true"})[0] == 200, "no")
         # The sandbox of the other ids is gone, its files are the new user's.
         self.assertEqual(processes_with("sleep 86214"), [])
+        self.wait_for(lambda: replaced() == 1, "nobody is told")
         self.assertEqual(self.exec(server, at, "echo 2 >> f; cat f; stat -c %U f"), "1\n2\nsandbox\n")
         server.kill()
         grant(0)
