@@ -1,5 +1,6 @@
 #include "backends/foreign_mounts.hpp"
 
+#include "backends/granted_ids.hpp"
 #include "backends/proc.hpp"
 
 #include <fcntl.h>
@@ -41,7 +42,9 @@ std::vector<std::string> helper_mounts(const std::string& folder) {
 
 bool can_mount_fuse() {
   return ::access("/dev/fuse", R_OK | W_OK) == 0
-         && (::geteuid() == 0 || ::access("/usr/bin/fusermount3", X_OK) == 0);
+         && (::geteuid() == 0
+             // Which has no rights of root in a user namespace of ours.
+             || (!granted_ids() && ::access("/usr/bin/fusermount3", X_OK) == 0));
 }
 
 result<void> detach_helper_mounts(const std::string& folder) {

@@ -1,5 +1,6 @@
 #include "backends/ownership.hpp"
 
+#include "backends/granted_ids.hpp"
 #include "workspace/tree.hpp"
 
 #include <fcntl.h>
@@ -36,15 +37,17 @@ void set_groups(const std::vector<uint32_t>& groups) {
 } // namespace
 
 acting_as::acting_as(const user_ids& who)
-  : uid_(::geteuid()), gid_(::getegid()), changed_(uid_ == 0 && who.uid != 0) {
+  : uid_(::geteuid()), gid_(::getegid()),
+    changed_((uid_ == 0 || granted_ids()) && who.uid != uid_) {
   if (!changed_)
     return;
   own_groups();
   set_groups(who.groups);
   ::setfsgid(who.gid);
-  ::setfsuid(who.uid); // last: with it the file capabilities go
+  ::setfsuid(who.uid); // last: with it the file capabilities go, if it was 0 before
   if (static_cast<uint32_t>(::setfsuid(static_cast<uid_t>(-1))) != who.uid)
     std::abort();
+  use_file_rights(false);
 }
 
 acting_as::~acting_as() {
@@ -53,6 +56,7 @@ acting_as::~acting_as() {
   ::setfsuid(uid_);
   ::setfsgid(gid_);
   set_groups(own_groups());
+  use_file_rights(true);
 }
 
 result<void> give_tree(int root_fd, const user_ids& to) {

@@ -11,7 +11,7 @@ namespace troupe::backends {
 
 /// While it lives, what this thread does to files it does as another user: the kernel decides as
 /// for that user, and what is made belongs to it. Only this thread changes; libc's own calls would
-/// change all of them. Needs root; without, nothing changes.
+/// change all of them. Needs root, or granted ids (granted_ids.hpp); without, nothing changes.
 class acting_as {
 public:
   explicit acting_as(const user_ids& who);

@@ -185,6 +185,13 @@ result<void> read_config(const std::string& path, serve_config& out) {
         return ok;
     if (auto* warm = one.any("warm_pool"))
       read_warm_pool(one, *warm, to.warm);
+    if (auto ids = one.text("granted_ids")) {
+      if (*ids != "never" && *ids != "auto" && *ids != "required")
+        one.fail("granted_ids", "\"never\", \"auto\" or \"required\"");
+      out.granted_ids = *ids == "never"      ? granted_ids_mode::never
+                        : *ids == "required" ? granted_ids_mode::required
+                                             : granted_ids_mode::if_possible;
+    }
     if (auto disk = one.text("disk")) {
       if (*disk != "none" && *disk != "image")
         one.fail("disk", "\"none\" or \"image\"");

@@ -10,6 +10,13 @@
 
 namespace troupe::cli {
 
+/// Whether a server that is no root takes the ids that /etc/subuid grants to its user.
+enum class granted_ids_mode {
+  never,
+  if_possible, ///< not where `unix_local` is the default backend, whose commands would notice
+  required,
+};
+
 /// What `troupe serve` is told. Every member is a field of the configuration file under the name in
 /// its comment; command line options win over the file.
 struct serve_config {
@@ -29,6 +36,8 @@ struct serve_config {
   size_t max_connections = 8192; ///< `max_connections`
   /// `shutdown_timeout_s`: how long a clean stop may take to bring sessions into snapshots.
   std::chrono::milliseconds shutdown_timeout{30'000};
+  /// `isolated.granted_ids`: "never", "auto" or "required"
+  granted_ids_mode granted_ids = granted_ids_mode::if_possible;
 };
 
 /// Reads a configuration file over `out`. Unknown fields are refused by name.

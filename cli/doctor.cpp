@@ -1,5 +1,6 @@
 #include "cli/doctor.hpp"
 
+#include "backends/granted_ids.hpp"
 #include "backends/runtime.hpp"
 #include "workspace/tree.hpp"
 
@@ -19,7 +20,13 @@ const char* advice(const std::string& wall) {
   static const std::map<std::string, const char*> all{
     {"namespaces", "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, and "
                    "user.max_user_namespaces above 0"},
-    {"user_range", "run the server as root, with a writable /var/lib/troupe"},
+    {"user_range",
+     "run the server as root, with a writable /var/lib/troupe; or grant its user 65536 "
+     "ids for each sandbox, and as many more, in /etc/subuid and /etc/subgid, and "
+     "configure an `isolated.uid_dir` that it may write to"},
+    {"users",
+     "run the server as root; or install newuidmap (Debian: package uidmap), and grant its "
+     "user 65536 ids in /etc/subuid and /etc/subgid"},
     {"cgroup", "give the server a cgroup v2 of its own to write in (systemd: Delegate=yes)"},
     {"memory", "give the server the memory controller, of cgroup v2 or v1"},
     {"pids", "give the server the pids controller, of cgroup v2 or v1"},
@@ -71,6 +78,8 @@ int doctor() {
     return 1;
   }
   bool all = true;
+  if (::geteuid() != 0)
+    (void) backends::enter_granted_ids(dir); // the walls say what came of it
   {
     backends::runtime::options options;
     options.instance = "doctor-" + std::to_string(::getpid());

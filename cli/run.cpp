@@ -1,6 +1,7 @@
 #include "cli/run.hpp"
 
 #include "actors/node_host.hpp"
+#include "backends/granted_ids.hpp"
 #include "cli/config.hpp"
 #include "messages/event_json.hpp"
 #include "messages/ids.hpp"
@@ -241,6 +242,9 @@ int run(const run_options& options) {
     file.mode = sink_mode::async;
     config.event_sinks.push_back(std::move(file));
   }
+  // Without them the sandbox has a single user, which its walls say.
+  if (spec->state.type == backend_kind::isolated && ::geteuid() != 0)
+    (void) backends::enter_granted_ids(config.state_dir);
   auto started = node_host::start(config, [] { ::_exit(own_failure); });
   if (!started)
     return fail(started.error());

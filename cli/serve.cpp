@@ -1,6 +1,7 @@
 #include "cli/serve.hpp"
 
 #include "actors/node_host.hpp"
+#include "backends/granted_ids.hpp"
 #include "backends/isolated/disk_image.hpp"
 #include "cli/metrics.hpp"
 #include "gateway/http/server.hpp"
@@ -67,6 +68,19 @@ void start_watchdog(std::chrono::milliseconds after) {
   }}.detach();
 }
 
+/// While there is one thread.
+result<void> take_granted_ids(const serve_config& config) {
+  auto required = config.granted_ids == granted_ids_mode::required;
+  auto wanted = config.granted_ids == granted_ids_mode::if_possible
+                && config.node.default_backend == backend_kind::isolated;
+  if (::geteuid() == 0 || !(required || wanted))
+    return {};
+  auto entered = backends::enter_granted_ids(config.node.state_dir);
+  if (!entered && !required)
+    std::fprintf(stderr, "troupe: %s\n", entered.error().message.c_str());
+  return required ? entered : result<void>{};
+}
+
 } // namespace
 
 int serve(serve_config config) {
@@ -77,6 +91,8 @@ int serve(serve_config config) {
   if (config.node.state_dir.empty())
     return fail(make_error(errc::sandbox_config_invalid, op::start, "--state-dir is missing"));
 
+  if (auto taken = take_granted_ids(config); !taken)
+    return fail(taken.error());
   if (config.node.isolated.disk_images)
     if (auto own = backends::isolated::leave_the_host_s_mounts(); !own)
       return fail(own.error());

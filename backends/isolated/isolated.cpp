@@ -68,14 +68,6 @@ error start_failed(const std::string& path, int code) {
     .with("path", path);
 }
 
-void wait_for(int pidfd) {
-  pollfd p{pidfd, POLLIN, 0};
-  while (::poll(&p, 1, -1) < 0 && errno == EINTR) {
-  }
-  siginfo_t info{};
-  ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
-}
-
 std::string exit_text(const orphan_news& x) {
   if (!x.exit_code)
     return "{\"what\":\"command_runs\",\"pid\":" + std::to_string(x.pid) + "}";
@@ -140,6 +132,16 @@ result<life> isolated_sandbox::start() {
   auto earlier = adopt_init(private_dir->get());
   if (!earlier)
     return unexpected{std::move(earlier.error())};
+  // The server has become root since, or was given ids, or has lost them.
+  if (*earlier && !has_ids(**earlier, *base, mapped_ ? ids_per_range : 0)) {
+    end_init(**earlier);
+    earlier->reset();
+    if (told_) {
+      sandbox_notice x;
+      x.data = R"({"what":"replaced"})";
+      told_(std::move(x));
+    }
+  }
   auto layers = find_layers();
   if (!layers)
     return unexpected{std::move(layers.error())};
@@ -185,9 +187,14 @@ life isolated_sandbox::take_over(launched_init init,
 life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered_workspace> layers,
                                 bool is_new) {
   auto& init = made.init;
+  uint32_t base;
+  {
+    std::lock_guard guard{mutex_};
+    base = uid_base_;
+  }
   life out;
-  out.walls
-    = describe_walls(parts_, cgroups_, config_, init.landlock_abi, layers.get(), why_no_layers());
+  out.walls = describe_walls(parts_, cgroups_, config_, base, init.landlock_abi, layers.get(),
+                             why_no_layers());
   out.layers = std::move(layers);
   out.init = std::make_shared<unique_fd>(std::move(init.pidfd));
   out.group = std::move(made.group);
@@ -200,11 +207,6 @@ life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered
       = std::make_shared<refusal_watch>(services_.events, refusal_sources_of(out, init.pid), told_);
     if (!is_new)
       out.refusals->skip_past();
-  }
-  uint32_t base;
-  {
-    std::lock_guard guard{mutex_};
-    base = uid_base_;
   }
   out.link = std::make_shared<init_link>(services_.events, std::move(init.control),
                                          std::move(init.terminals), base, mapped_);
@@ -314,8 +316,7 @@ void isolated_sandbox::end_all() {
   if (auto group = cgroups_.find(name))
     group->freeze(false);
   if (auto earlier = adopt_init(dir.get()); earlier && *earlier) {
-    ::syscall(SYS_pidfd_send_signal, (*earlier)->pidfd.get(), SIGKILL, nullptr, 0);
-    wait_for((*earlier)->pidfd.get());
+    end_init(**earlier);
   }
   remove_groups(cgroups_, parts_, name);
 }
@@ -339,8 +340,10 @@ std::string isolated_sandbox::why_no_layers() const {
     return "there is no store of layers";
   if (config_.limits.disk_bytes)
     return "a limit of its space is held by a file system of its own";
+  if (::geteuid() != 0)
+    return "the server is no root";
   if (!mapped_)
-    return ::geteuid() == 0 ? "it has no user ids of its own" : "the server is no root";
+    return "it has no user ids of its own";
   return parts_.why_no_layers();
 }
 
@@ -352,7 +355,7 @@ result<std::shared_ptr<const layered_workspace>> isolated_sandbox::find_layers()
   auto held = layers_below(config_.private_dir);
   if (!held)
     return nullptr;
-  if (!config_.layers || !mapped_)
+  if (!config_.layers || !mapped_ || ::geteuid() != 0)
     return unexpected{
       make_error(errc::sandbox_config_invalid, op::start,
                  "the workspace lies on layers, which cannot be mounted: " + why_no_layers())
@@ -576,17 +579,14 @@ result<void> isolated_sandbox::remove() {
   }
   end_all();
   auto below = layers_below(config_.private_dir);
-  if (mapped_ && base == 0) { // never opened by this process
-    auto known
-      = take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
-    base = known.value_or(0);
-  }
+  if (base == 0) // never opened by this process
+    base = maker_.take_ids().value_or(0);
   disk_.unmount();
   auto removed = workspace::remove_tree_at(config_.private_dir);
   if (removed && below && config_.layers)
     config_.layers->release(*below);
-  if (removed && base != 0)
-    release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, base);
+  if (removed)
+    parts_.release_ids(base);
   return removed;
 }
 

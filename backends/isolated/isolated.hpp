@@ -81,7 +81,7 @@ private:
   isolated::shared_parts& parts_;
   const sandbox_config config_;
   std::map<std::string, std::string> host_environment_;
-  const bool mapped_; ///< it has a range of ids of its own
+  const bool mapped_; ///< it has a range of ids
   const isolated::accounts accounts_;
   const isolated::sandbox_maker maker_;
   const isolated::disk_image disk_;

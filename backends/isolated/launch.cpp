@@ -1,6 +1,7 @@
 #include "backends/isolated/launch.hpp"
 
 #include "backends/clone.hpp"
+#include "backends/granted_ids.hpp"
 #include "backends/isolated/init/sys.hpp"
 #include "backends/proc.hpp"
 
@@ -142,7 +143,14 @@ private:
 };
 
 bool write_map(pid_t pid, const char* name, const std::string& text) {
-  unique_fd fd{::open(("/proc/" + std::to_string(pid) + "/" + name).c_str(), O_WRONLY | O_CLOEXEC)};
+  auto path = "/proc/" + std::to_string(pid) + "/" + name;
+  unique_fd fd{::open(path.c_str(), O_WRONLY | O_CLOEXEC)};
+  // Each thread that changes its ids, and each child that does so in our memory, makes these files
+  // root's until this call; others may do it at this very moment.
+  for (int i = 0; !fd && errno == EACCES && granted_ids() && i < 1000; ++i) {
+    ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    fd.reset(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  }
   return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
 }
 
@@ -493,6 +501,30 @@ greeting greet(int private_dir, launched_init& out) {
 }
 
 } // namespace
+
+bool has_ids(const launched_init& init, uint32_t uid_base, uint32_t uid_count) {
+  std::istringstream in{
+    read_kernel_file(AT_FDCWD, "/proc/" + std::to_string(init.pid) + "/uid_map")};
+  uint32_t inside = 0;
+  uint32_t outside = 0;
+  uint32_t count = 0;
+  in >> inside >> outside >> count;
+  return in && inside == 0 && outside == (uid_count > 0 ? uid_base : ::geteuid())
+         && count == (uid_count > 0 ? uid_count : 1);
+}
+
+void end_init(launched_init& x) {
+  if (::syscall(SYS_pidfd_send_signal, x.pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno == EPERM) {
+    // Of a namespace that we have no rights over.
+    bare_message end{{message_type::end, sizeof(bare_message), 0}};
+    ::send(x.control.get(), &end, sizeof end, MSG_NOSIGNAL);
+  }
+  pollfd p{x.pidfd.get(), POLLIN, 0};
+  while (::poll(&p, 1, -1) < 0 && errno == EINTR) {
+  }
+  siginfo_t info{};
+  ::waitid(P_PIDFD, static_cast<id_t>(x.pidfd.get()), &info, WEXITED | WNOHANG);
+}
 
 result<std::optional<launched_init>> adopt_init(int private_dir) {
   auto until = std::chrono::steady_clock::now() + patience;

@@ -68,4 +68,10 @@ result<launched_init> launch_init(const launch_plan& plan);
 /// `private_dir`, once nobody else controls it; nullopt: there is none.
 result<std::optional<launched_init>> adopt_init(int private_dir);
 
+/// (blocks) Whether an init that was taken over has the ids that a plan with these would give it.
+bool has_ids(const launched_init& init, uint32_t uid_base, uint32_t uid_count);
+
+/// (blocks) Ends it, and with it everything inside.
+void end_init(launched_init& x);
+
 } // namespace troupe::backends::isolated

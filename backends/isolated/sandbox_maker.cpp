@@ -64,12 +64,7 @@ std::string limits_name(const shared_parts& parts, const std::string& name) {
 } // namespace
 
 void made_sandbox::end() {
-  ::syscall(SYS_pidfd_send_signal, init.pidfd.get(), SIGKILL, nullptr, 0);
-  pollfd p{init.pidfd.get(), POLLIN, 0};
-  while (::poll(&p, 1, -1) < 0 && errno == EINTR) {
-  }
-  siginfo_t info{};
-  ::waitid(P_PIDFD, static_cast<id_t>(init.pidfd.get()), &info, WEXITED | WNOHANG);
+  end_init(init);
   limits.remove();
   if (group)
     remove_patiently(*group);
@@ -96,9 +91,7 @@ limit_groups find_limits(const shared_parts& parts, const std::string& name) {
 }
 
 result<uint32_t> sandbox_maker::take_ids() const {
-  if (!parts_.gives_ranges())
-    return 0;
-  return take_uid_range(parts_.options.uid_dir, parts_.options.uid_base, config_.private_dir);
+  return parts_.take_ids(config_.private_dir);
 }
 
 result<made_sandbox> sandbox_maker::make(uint32_t uid_base, const layered_workspace* layers,
@@ -189,10 +182,17 @@ result<void> sandbox_maker::give_root_to_its_user(uint32_t uid_base,
   auto root = workspace::open_or_make_directory(config_.workspace_root, 0755);
   if (!root)
     return unexpected{std::move(root.error())};
-  if (uid_base == 0)
-    return {};
   struct stat info {};
-  if (::fstat(root->get(), &info) == 0 && info.st_uid == owner)
+  if (::fstat(root->get(), &info) != 0)
+    return unexpected{start_failed(config_.workspace_root, errno)};
+  // Its ids may have been taken away from the server since.
+  auto own = ::geteuid();
+  if (own != 0 && info.st_uid != own && (uid_base == 0 || info.st_uid != owner))
+    return unexpected{make_error(errc::workspace_start_error, op::start,
+                                 "the workspace belongs to a user that this server cannot act as")
+                        .with("path", config_.workspace_root)
+                        .with("uid", int64_t{info.st_uid})};
+  if (uid_base == 0 || info.st_uid == owner)
     return {};
   return give_tree(root->get(), {owner, owner, {}});
 }

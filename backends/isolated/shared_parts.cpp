@@ -1,6 +1,8 @@
 #include "backends/isolated/shared_parts.hpp"
 
+#include "backends/granted_ids.hpp"
 #include "backends/isolated/seccomp.hpp"
+#include "backends/isolated/uid_range.hpp"
 
 #include <unistd.h>
 
@@ -25,7 +27,33 @@ bool shared_parts::waived(const std::string& name) const {
 }
 
 bool shared_parts::gives_ranges() const {
-  return ::geteuid() == 0 && !waived("user_range");
+  return (::geteuid() == 0 || granted_ids()) && !waived("user_range");
+}
+
+bool shared_parts::is_shared(uint32_t first) const {
+  return granted_ids() && granted_ids()->first == first;
+}
+
+result<uint32_t> shared_parts::take_ids(const std::string& owner) const {
+  if (!gives_ranges())
+    return 0;
+  if (const auto& all = granted_ids())
+    return take_granted_range(options.uid_dir, all->first, all->count / ids_per_range, owner);
+  return take_uid_range(options.uid_dir, options.uid_base, owner);
+}
+
+bool shared_parts::move_ids(uint32_t first, const std::string& owner) const {
+  return first == 0 || is_shared(first)
+         || move_uid_range(options.uid_dir, first_range(), first, owner);
+}
+
+void shared_parts::release_ids(uint32_t first) const {
+  if (first != 0 && !is_shared(first))
+    release_uid_range(options.uid_dir, first_range(), first);
+}
+
+uint32_t shared_parts::first_range() const {
+  return granted_ids() ? granted_ids()->first : options.uid_base;
 }
 
 std::string shared_parts::why_no_layers() const {

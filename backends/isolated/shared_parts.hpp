@@ -25,8 +25,21 @@ struct shared_parts {
 
   bool waived(const std::string& name) const;
 
-  /// Whether a sandbox has a range of user ids of its own.
+  /// Whether a sandbox has a range of user ids: its own, or one that it shares.
   bool gives_ranges() const;
+
+  /// Whether other sandboxes have the range that begins with `first`, too.
+  bool is_shared(uint32_t first) const;
+
+  /// (blocks) The first of the ids that the private directory `owner` has, or gets now; 0: those of
+  /// this server.
+  result<uint32_t> take_ids(const std::string& owner) const;
+
+  /// (blocks) Makes them another directory's. False: they stay as they were.
+  bool move_ids(uint32_t first, const std::string& owner) const;
+
+  /// (blocks) Gives them back. The files of their owner must be gone.
+  void release_ids(uint32_t first) const;
 
   /// Why no workspace can lie on layers on this machine, as far as is known; empty: one can.
   std::string why_no_layers() const;
@@ -42,6 +55,8 @@ struct shared_parts {
   warm_pool* warm = nullptr;
 
 private:
+  uint32_t first_range() const;
+
   mutable std::mutex mutex_;
   std::string filter_;                      ///< guarded
   std::string why_no_layers_;               ///< guarded

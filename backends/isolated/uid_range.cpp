@@ -7,11 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <string_view>
 
 namespace troupe::backends::isolated {
 
@@ -54,7 +56,11 @@ bool take(int dir, const std::string& name, const std::string& owner) {
 
 } // namespace
 
-result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const std::string& owner) {
+namespace {
+
+/// Of the ranges `first_index` to `end_index`.
+result<uint32_t> take_one(const std::string& taken, uint32_t base, uint32_t first_index,
+                          uint32_t end_index, const std::string& owner) {
   static std::atomic<uint32_t> next{0};
   auto dir = workspace::open_or_make_directory(taken, 0700);
   if (!dir)
@@ -63,12 +69,14 @@ result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const s
   std::array<char, 32> text{};
   if (auto n = ::readlink(note.c_str(), text.data(), text.size() - 1); n > 0) {
     auto index = static_cast<uint32_t>(std::strtoul(text.data(), nullptr, 10));
-    if (index >= max_ranges || !take(dir->get(), std::to_string(index), owner))
+    if (index < first_index || index >= end_index
+        || !take(dir->get(), std::to_string(index), owner))
       return unexpected{failed("the range of " + owner + " is another's", EEXIST)};
     return base + index * ids_per_range;
   }
-  for (uint32_t i = 0; i < max_ranges; ++i) {
-    auto index = next++ % max_ranges;
+  const auto count = end_index - first_index;
+  for (uint32_t i = 0; i < count; ++i) {
+    auto index = first_index + next++ % count;
     auto name = std::to_string(index);
     if (!take(dir->get(), name, owner)) {
       if (errno == EROFS || errno == EACCES)
@@ -83,6 +91,30 @@ result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const s
     return base + index * ids_per_range;
   }
   return unexpected{failed("all ranges in " + taken + " are taken", errno)};
+}
+
+} // namespace
+
+result<uint32_t> take_uid_range(const std::string& taken, uint32_t base, const std::string& owner) {
+  return take_one(taken, base, 0, max_ranges, owner);
+}
+
+result<uint32_t> take_granted_range(const std::string& taken, uint32_t base, uint32_t count,
+                                    const std::string& owner) {
+  constexpr std::string_view shared = "shared";
+  auto note = note_of(owner);
+  auto noted = link_target(AT_FDCWD, note);
+  auto can_be_own = [&] {
+    return count > 1 && workspace::open_or_make_directory(taken, 0700)
+           && ::access(taken.c_str(), W_OK) == 0;
+  };
+  if (noted == shared)
+    return base;
+  if (!noted.empty() || can_be_own())
+    return take_one(taken, base, 1, std::min(count, max_ranges), owner);
+  if (::symlink(shared.data(), note.c_str()) != 0)
+    return unexpected{failed(note, errno)};
+  return base;
 }
 
 bool move_uid_range(const std::string& taken, uint32_t base, uint32_t first,

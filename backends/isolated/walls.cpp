@@ -1,16 +1,36 @@
 #include "backends/isolated/walls.hpp"
 
-#include <unistd.h>
+#include "backends/granted_ids.hpp"
 
 #include <utility>
 
 namespace troupe::backends::isolated {
 
+namespace {
+
+void add_users(const shared_parts& parts, uint32_t uid_base, std::vector<wall>& out) {
+  if (uid_base == 0) {
+    auto why = parts.waived("user_range")
+                 ? "waived by the operator: commands run as the server's user"
+                 : "the server is no root: commands run as its user";
+    auto none = why_no_granted_ids().empty() ? "" : "; " + why_no_granted_ids();
+    out.push_back({"user_range", false, why + none});
+    out.push_back({"users", false, "whatever its users are called, they are one: the server's"});
+    return;
+  }
+  auto shared = parts.is_shared(uid_base);
+  out.push_back({"user_range", !shared,
+                 shared ? "65536 user ids, which other sandboxes of the server's user have as well"
+                        : "65536 user ids of its own"});
+  out.push_back({"users", true, "its users are kept apart, and none is the server's"});
+}
+
+} // namespace
+
 std::vector<wall> describe_walls(const shared_parts& parts, const cgroup_tree& cgroups,
-                                 const sandbox_config& config, uint32_t landlock_abi,
-                                 const layered_workspace* layers,
+                                 const sandbox_config& config, uint32_t uid_base,
+                                 uint32_t landlock_abi, const layered_workspace* layers,
                                  const std::string& why_no_layers) {
-  auto mapped = parts.gives_ranges();
   auto unified = cgroups.available();
   const auto& x = config.limits;
   std::vector<wall> out;
@@ -18,10 +38,7 @@ std::vector<wall> describe_walls(const shared_parts& parts, const cgroup_tree& c
     out.push_back({name, enforced, std::move(note)});
   };
   add("namespaces", true, "user, mount, pid, net, ipc, uts and cgroup of its own");
-  add("user_range", mapped,
-      mapped             ? "65536 user ids of its own"
-      : ::geteuid() == 0 ? "waived by the operator: commands run as the server's user"
-                         : "the server is no root: commands run as its user");
+  add_users(parts, uid_base, out);
   add("mounts", true, "a read-only root, nothing setuid, no devices but the harmless ones");
   add("proc", true,
       "only its own processes, files that tell of the machine masked, settings read-only, no /sys");

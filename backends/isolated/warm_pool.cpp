@@ -1,6 +1,5 @@
 #include "backends/isolated/warm_pool.hpp"
 
-#include "backends/isolated/uid_range.hpp"
 #include "messages/ids.hpp"
 #include "workspace/tree.hpp"
 
@@ -76,11 +75,7 @@ bool warm_pool::move_in(const warm& x, const sandbox_config& config) const {
   if (!workspace::open_or_make_directory(config.private_dir, 0700))
     return false;
   // First whose the ids are, for a range is free once its owner is gone.
-  const auto& options = parts_.options;
-  auto give = [&](const std::string& owner) {
-    return x.box.uid_base == 0
-           || move_uid_range(options.uid_dir, options.uid_base, x.box.uid_base, owner);
-  };
+  auto give = [&](const std::string& owner) { return parts_.move_ids(x.box.uid_base, owner); };
   if (!give(config.private_dir))
     return false;
   if (::rename(x.dir.c_str(), config.private_dir.c_str()) == 0)
@@ -139,8 +134,7 @@ result<void> warm_pool::make(const std::string& root, warm& out) const {
     return unexpected{std::move(ok.error())};
   auto undo = [&](error why, uint32_t ids) {
     (void) workspace::remove_tree_at(out.dir);
-    if (ids != 0)
-      release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, ids);
+    parts_.release_ids(ids);
     return unexpected{std::move(why)};
   };
   auto ids = maker.take_ids();
@@ -156,8 +150,7 @@ result<void> warm_pool::make(const std::string& root, warm& out) const {
 void warm_pool::discard(warm x) const {
   x.box.end();
   (void) workspace::remove_tree_at(x.dir);
-  if (x.box.uid_base != 0)
-    release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, x.box.uid_base);
+  parts_.release_ids(x.box.uid_base);
 }
 
 void warm_pool::sweep() const {
@@ -174,8 +167,8 @@ void warm_pool::sweep() const {
     // Only then its ids are free: nobody has a file or a process of them.
     auto config = config_for("/", path);
     auto ids = sandbox_maker{cgroups_, parts_, config, accounts{config, true}}.take_ids();
-    if (auto gone = workspace::remove_tree_at(path); gone && ids && *ids != 0)
-      release_uid_range(parts_.options.uid_dir, parts_.options.uid_base, *ids);
+    if (auto gone = workspace::remove_tree_at(path); gone && ids)
+      parts_.release_ids(*ids);
   }
 }
 
