@@ -2,6 +2,7 @@
 
 #include "actors/node.hpp"
 #include "actors/registry_db.hpp"
+#include "actors/scheduling.hpp"
 #include "actors/sinks/append.hpp"
 #include "backends/isolated/overlay.hpp"
 #include "backends/isolated/sandbox_maker.hpp"
@@ -75,8 +76,7 @@ result<void> adopt_snapshots(registry_db& db, snapshot::repository& repository,
 
 system_config::system_config() {
   add_message_types<caf::id_block::troupe>();
-  // `sharing` answers threads outside the system three times faster than `stealing` on few cores.
-  set("scheduler.policy", caf::atom("sharing"));
+  load<caf::scheduler::coordinator<near_first>>();
   set("scheduler.max-threads", cores());
   set("scheduler.max-throughput", 100u);
   set("logger.verbosity", caf::atom("quiet"));

@@ -61,7 +61,7 @@ class Life(unittest.TestCase):
         """Events of the sandbox of this kind."""
         try:
             with open(self.events, encoding="utf-8") as lines:
-                events = [json.loads(line) for line in lines]
+                events = [json.loads(line) for line in lines if line.endswith("\n")]
         except FileNotFoundError:
             return []
         return [x for x in events if x["op"] == "sandbox" and x["data"].get("what") == what]
