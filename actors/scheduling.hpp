@@ -13,11 +13,11 @@ namespace troupe::actors {
 
 /// How CAF's workers share actors that have messages: who sends, takes the receiver up next.
 ///
-/// A request passes through half a dozen actors, each of which does a few microseconds of work. CAF's
-/// own `sharing` wakes another worker for each of them, which costs more than the work itself (half
-/// of all futex calls of a server under load). Here a worker keeps what its actor has sent to, newest
-/// first, as that is what somebody waits for; only what exceeds `kept` goes to the others. Messages
-/// from other threads go to whoever is idle.
+/// A request passes through half a dozen actors, each of which does a few microseconds of work.
+/// CAF's own `sharing` wakes another worker for each of them, which costs more than the work itself
+/// (half of all futex calls of a server under load). Here a worker keeps what its actor has sent
+/// to, newest first, as that is what somebody waits for; only what exceeds `kept` goes to the
+/// others. Messages from other threads go to whoever is idle.
 ///
 /// The interface is that of a policy of CAF 0.17 (`caf/policy/work_sharing.hpp`).
 class near_first : public caf::policy::unprofiled {
@@ -36,8 +36,8 @@ public:
   struct worker_data {
     explicit worker_data(caf::scheduler::abstract_coordinator*) {}
 
-    std::deque<job> own;  ///< touched by the worker's thread only
-    unsigned streak = 0;  ///< taken in a row without a look at what is older
+    std::deque<job> own; ///< touched by the worker's thread only
+    unsigned streak = 0; ///< taken in a row without a look at what is older
   };
 
   template <class Coordinator>

@@ -176,6 +176,7 @@ life isolated_sandbox::take_over(launched_init init,
   if (auto found = cgroups_.find(name))
     made.group = std::make_shared<cgroup>(std::move(*found));
   made.limits = find_limits(parts_, name);
+  made.alarms = made.limits.alarms(made.group ? made.group->directory()->get() : -1);
   if (told_) {
     sandbox_notice x;
     x.data = R"({"what":"adopted"})";
@@ -200,7 +201,8 @@ life isolated_sandbox::assemble(made_sandbox made, std::shared_ptr<const layered
   out.group = std::move(made.group);
   out.root = std::make_shared<const unique_fd>(std::move(init.root));
   out.limits = std::make_shared<limit_groups>(std::move(made.limits));
-  out.limit_hits = std::make_shared<limit_watch>(out.limits, out.group, is_new);
+  out.limit_hits
+    = std::make_shared<limit_watch>(out.limits, out.group, std::move(made.alarms), is_new);
   if (told_) {
     out.limit_hits->start(services_.events, told_);
     out.refusals

@@ -242,7 +242,9 @@ limit_groups::hits limit_groups::hits_so_far(int unified) const {
 std::vector<limit_groups::alarm> limit_groups::alarms(int unified) const {
   std::vector<alarm> out;
   auto changes_of = [&](int dir, const std::string& file) {
-    if (unique_fd fd{::openat(dir, file.c_str(), O_RDONLY | O_CLOEXEC)})
+    unique_fd fd{::openat(dir, file.c_str(), O_RDONLY | O_CLOEXEC)};
+    char unused; // until it is read it counts as changed
+    if (fd && ::pread(fd.get(), &unused, 1, 0) >= 0)
       out.push_back({std::move(fd), EPOLLPRI});
   };
   for (const auto& [controller, path] : v1_) {

@@ -20,9 +20,13 @@ constexpr std::chrono::milliseconds look_interval{2000};
 
 } // namespace
 
-limit_watch::limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2, bool is_new)
+limit_watch::limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2,
+                         std::vector<limit_groups::alarm> alarms, bool is_new)
   : groups_(std::move(v1)), unified_(std::move(v2)),
-    told_hits_(is_new ? limit_groups::hits{} : now()) {}
+    told_hits_(is_new ? limit_groups::hits{} : now()) {
+  for (auto& x : alarms)
+    alarms_.push_back({std::move(x), 0});
+}
 
 limit_groups::hits limit_watch::now() const {
   return groups_->hits_so_far(unified_ ? unified_->directory()->get() : -1);
@@ -32,17 +36,15 @@ void limit_watch::start(reactor& events, listener told) {
   events.post([self = shared_from_this(), &events, told = std::move(told)]() mutable {
     self->events_ = &events;
     self->told_ = std::move(told);
-    auto unified = self->unified_ ? self->unified_->directory()->get() : -1;
     std::weak_ptr<limit_watch> weak = self;
-    for (auto& x : self->groups_->alarms(unified)) {
-      auto fired = [weak](uint32_t) {
-        if (auto watch = weak.lock())
-          watch->on_alarm();
-      };
-      auto id = events.watch(x.fd.get(), x.events, fired);
-      self->alarms_.push_back({std::move(x), id});
-    }
-    self->listen_again(); // what happened before is told too
+    auto fired = [weak](uint32_t) {
+      if (auto watch = weak.lock())
+        watch->on_alarm();
+    };
+    for (auto& x : self->alarms_)
+      x.id = events.watch(x.alarm.fd.get(), x.alarm.events, fired);
+    // What happened before is told too, but not before the first command is on its way.
+    self->listen_again_after(pause_before_count);
   });
 }
 

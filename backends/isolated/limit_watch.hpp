@@ -18,8 +18,9 @@ class limit_watch : public std::enable_shared_from_this<limit_watch> {
 public:
   using listener = std::function<void(sandbox_notice)>;
 
-  /// `is_new`: it cannot have met any yet.
-  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2, bool is_new);
+  /// `alarms`: of the two. `is_new`: it cannot have met any yet.
+  limit_watch(std::shared_ptr<limit_groups> v1, std::shared_ptr<cgroup> v2,
+              std::vector<limit_groups::alarm> alarms, bool is_new);
 
   limit_groups::hits now() const;
 

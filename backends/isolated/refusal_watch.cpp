@@ -61,7 +61,8 @@ void refusal_watch::skip_past() {
 }
 
 void refusal_watch::command_began() {
-  if (running_++ == 0)
+  // One that is due finds it running.
+  if (running_++ == 0 && !is_due_)
     events_.post([self = shared_from_this()] { self->look_in(pause_after_command); });
 }
 
@@ -88,11 +89,13 @@ void refusal_watch::look_in(std::chrono::milliseconds pause) {
     return;
   events_.cancel(timer_);
   due_ = due;
+  is_due_ = true;
   timer_ = events_.at(due, [weak = weak_from_this()] {
     auto self = weak.lock();
     if (!self)
       return;
     self->timer_ = 0;
+    self->is_due_ = false;
     self->look();
     if (self->running_ > 0)
       self->look_in(pause_while_running);

@@ -62,6 +62,7 @@ private:
   reactor& events_;
   const refusal_sources sources_;
   std::atomic<int64_t> running_ = 0; ///< commands
+  std::atomic<bool> is_due_ = false; ///< the next look
 
   // -- reactor thread only
   listener told_;

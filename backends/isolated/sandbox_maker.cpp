@@ -141,6 +141,7 @@ result<made_sandbox> sandbox_maker::make(uint32_t uid_base, const layered_worksp
     out.end();
     return unexpected{std::move(ok.error())};
   }
+  out.alarms = out.limits.alarms(orders->cgroup_fd);
   return out;
 }
 

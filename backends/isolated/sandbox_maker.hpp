@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace troupe::backends::isolated {
 
@@ -22,7 +23,8 @@ struct made_sandbox {
   launched_init init;
   std::shared_ptr<cgroup> group; ///< null: this machine has none
   limit_groups limits;
-  uint32_t uid_base = 0; ///< 0: none of its own
+  std::vector<limit_groups::alarm> alarms; ///< of the two
+  uint32_t uid_base = 0;                   ///< 0: none of its own
 
   /// (blocks) Ends it, and removes its groups.
   void end();
