@@ -482,6 +482,14 @@ bool is_reference(std::string_view name) {
          && name.ends_with(reference_suffix);
 }
 
+/// Only a regular file is one; else nothing.
+unique_fd open_reference(int dir, const std::string& name, struct stat& st) {
+  unique_fd fd{::openat(dir, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+  if (fd && (::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)))
+    fd.reset();
+  return fd;
+}
+
 /// Every digest that stands in a text, be the rest of it what it may.
 std::vector<std::string> digests_in(std::string_view text) {
   constexpr std::string_view start = "sha256:";
@@ -555,10 +563,9 @@ std::vector<blob_store::named_snapshot> blob_store::references() const {
   for (const auto& name : list_names(base_.get())) {
     if (!is_reference(name))
       continue;
-    unique_fd fd{
-      ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
     struct stat st;
-    if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))
+    auto fd = open_reference(base_.get(), name, st);
+    if (!fd)
       continue;
     named_snapshot x{name.substr(0, name.size() - reference_suffix.size()), st.st_mtim, {}};
     auto manifest = parse_reference(fd.get());
@@ -590,10 +597,9 @@ result<blob_store::collection> blob_store::collect() const {
   for (const auto& name : list_names(base_.get())) {
     if (!is_reference(name))
       continue;
-    unique_fd fd{
-      ::openat(base_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
     struct stat st;
-    if (!fd || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode))
+    auto fd = open_reference(base_.get(), name, st);
+    if (!fd)
       continue;
     auto id = name.substr(0, name.size() - reference_suffix.size());
     char text[4096];
