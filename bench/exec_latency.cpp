@@ -102,6 +102,7 @@ int main(int argc, char** argv) {
     context->snapshots = [&]() -> snapshot_store_actor { return shared.directory.snapshots(); };
     context->events = [&] { return shared.directory.events(); };
     context->node = (*host)->node();
+    context->backends = {backend_kind::unix_local};
     context->ready = true;
     gateway::router routes;
     gateway::api api{(*host)->system(), context};
