@@ -184,20 +184,9 @@ def _(case, want):
     return {**want, "files": found}
 
 
-def operations_of(case):
-    operations = case["input"].get("operations", [])
-    listed = operations if isinstance(operations, list) else [operations]
-    return [x for x in listed if isinstance(x, dict) and isinstance(x.get("path"), str)]
-
-
 def written_paths(case):
-    """Paths that a patch or an archive names, with what an archive puts there."""
+    """Paths that an archive names, with what it puts there."""
     given = case["input"]
-    if "raw" in given and "dest" not in given:
-        named = re.findall(r"^\*\*\* [A-Z][a-z]+ (?:File|to): (.*)$", given["raw"], re.M)
-        return dict.fromkeys(named)
-    if "operations" in given:
-        return dict.fromkeys(x["path"] for x in operations_of(case))
     members = models.members_of(area_of(case), case) or []
     folder = posixpath.dirname(posixpath.normpath(given.get("dest", "")))
     paths = {posixpath.join(folder, x.path): None for x in members}
